@@ -1,0 +1,140 @@
+"""
+How long is an event on its way, from the call that publishes it to the client that reads it?
+
+    python -m benchmarks.latency [--rounds 3]
+
+Paced loads, all over HTTP: 20 events/s to one client, on both servers and both stacks; 500
+events/s to 1 and to 20 clients; 20 events/s to 500 clients; and the everyday load, 200 runs of 20
+events/s from four worker processes with one client each. Then the number of such runs grows until
+p99 passes 250 ms, with the share of a core that each process had. All processes run on this
+machine, so one clock serves both ends; the client notes the arrival when it reads from its socket.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+from benchmarks.harness import Outcome, stream, stream_or_note
+from benchmarks.results import Results, rounds
+from benchmarks.systems.bare_redis import BareRedis
+from benchmarks.systems.base import System
+from benchmarks.systems.langgraph import LangGraph
+from benchmarks.systems.plain_channels import PlainChannels
+from benchmarks.systems.redis_streams import RedisStreams
+from benchmarks.systems.streambridge import StreamBridge
+
+SECONDS = 6
+SLOWEST_MS = 250
+WORKERS = 4
+STEPS = (200, 300, 400, 500, 600, 800, 1000)
+"""Numbers of runs at once, until one is too many."""
+
+
+def main() -> None:
+    repeat = rounds(__doc__, 3)
+    results = Results("latency")
+    embedded = StreamBridge("embedded")
+    distributed = StreamBridge("distributed")
+    on_daphne = [StreamBridge("embedded", "daphne"), StreamBridge("distributed", "daphne")]
+    streams = RedisStreams()
+    langgraph = LangGraph()
+    channels = PlainChannels()
+    redis = BareRedis()
+    with ExitStack() as stack:
+        for system in (embedded, distributed, *on_daphne, streams, langgraph, channels, redis):
+            stack.enter_context(system)
+        for _ in range(repeat):
+            for system in (embedded, distributed, *on_daphne):
+                paced(results, "20/s, 1 clients", system, rate=20, clients=1)
+            for clients in (1, 20):
+                for system in (embedded, distributed, streams, langgraph, channels, redis):
+                    paced(results, f"500/s, {clients} clients", system, rate=500, clients=clients)
+            for system in (embedded, distributed, streams, channels):
+                paced(results, "20/s, 500 clients", system, rate=20, clients=500)
+            for system in (embedded, distributed, streams, channels):
+                everyday(results, system, 200)
+        raise_runs(results, distributed)
+
+    case, everyday_case = "500/s, 1 clients", case_of(200)
+    compare(results, case, distributed, streams, p50=2, p99=1.5)
+    compare(results, "500/s, 20 clients", distributed, langgraph, p99=0.5)
+    for clients in (1, 20):
+        rate = (f"500/s, {clients} clients", distributed.name)
+        results.limit(f"500/s, {clients} clients, delivered", "of the rate", rate, (">=", 0.98))
+    results.limit(
+        f"{everyday_case}, distributed",
+        "of the rate",
+        (everyday_case, distributed.name),
+        (">=", 0.98),
+    )
+    results.limit(
+        f"{everyday_case}, distributed, p99",
+        "ms p99",
+        (everyday_case, distributed.name),
+        ("<=", 40),
+    )
+    results.save()
+
+
+def paced(results: Results, case: str, system: System, *, rate: float, clients: int) -> None:
+    """Measure one run at a steady rate."""
+    load = {"events": int(rate * SECONDS), "clients": clients, "rate": rate}
+    outcome = stream_or_note(results, case, system, **load)
+    if outcome is not None:
+        keep(results, case, system, outcome)
+
+
+def everyday(results: Results, system: System, runs: int) -> Outcome:
+    """Measure many runs at once; keep also what the processes of the system used."""
+    before = system.cpu_seconds()
+    began = time.monotonic()
+    outcome = stream(system, events=20 * SECONDS, runs=runs, workers=WORKERS, rate=20)
+    seconds = time.monotonic() - began
+    case = case_of(runs)
+    keep(results, case, system, outcome)
+    used = {name: after - before[name] for name, after in system.cpu_seconds().items()}
+    for name, cpu in used.items():
+        results.add(case, f"{system.name}: {name}", cpu / seconds, "cores")
+    results.add(case, system.name, 1e6 * sum(used.values()) / outcome.events, "µs cpu/event")
+    return outcome
+
+
+def raise_runs(results: Results, system: System) -> None:
+    """Add runs until events are late, and say how far it went."""
+    for runs in STEPS:
+        outcome = everyday(results, system, runs)
+        if outcome.p99 > SLOWEST_MS:
+            results.note(
+                f"{system.name}: {runs} runs of 20 events/s are too many for these cores: p99 is "
+                f"{outcome.p99:.0f} ms."
+            )
+            return
+    results.note(f"{system.name}: {STEPS[-1]} runs of 20 events/s are still in time.")
+
+
+def keep(results: Results, case: str, system: System, outcome: Outcome) -> None:
+    results.add(case, system.name, outcome.p50, "ms p50")
+    results.add(case, system.name, outcome.p99, "ms p99")
+    results.add(case, system.name, outcome.p999, "ms p99.9")
+    results.add(case, system.name, outcome.rate_kept(SECONDS), "of the rate")
+
+
+def compare(results: Results, case: str, ours: System, other: System, **bounds: float) -> None:
+    """Compare the delays of two systems with the most that ours may take."""
+    for quantile, bound in bounds.items():
+        results.ratio(
+            f"{case}, {quantile}: {ours.name} / {other.name}",
+            f"ms {quantile}",
+            (case, ours.name),
+            (case, other.name),
+            ("<=", bound),
+        )
+
+
+def case_of(runs: int) -> str:
+    return f"{runs} runs at 20/s"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""
+Tell the servers that a run's log has grown: one message per run and commit, to the run's group.
+
+A message only wakes: it may be lost, late, doubled or out of order, and a layer that is down
+costs a publisher nothing. Small commits travel inside it, which saves the servers a query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from channels.layers import BaseChannelLayer, InMemoryChannelLayer
+
+from . import background
+from .advance import Written
+from .groups import group_send_all
+from .redis_pubsub import Message, Publisher, Refused, address_of
+from .runs import RUNNING
+from .tail import Batch
+
+MESSAGE_TYPE: Final = "streambridge.events"
+SEND_DEADLINE: Final = 2.0
+"""Seconds after which a send to the layer is given up."""
+
+SENT_AT_ONCE: Final = 256
+"""Messages that share one such deadline."""
+
+WARNING_INTERVAL: Final = 60.0
+"""Seconds between two warnings about a layer that fails."""
+
+logger = logging.getLogger("streambridge")
+
+
+@functools.lru_cache(4096)
+def group_name(run_id: str) -> str:
+    """Return the name of a run's group: a digest, since group names allow few characters."""
+    return f"streambridge.{hashlib.sha256(run_id.encode()).hexdigest()[:40]}"
+
+
+def reason_of(error: Exception) -> str:
+    """Return what a log may say of an error: that of an address may show a part of its password."""
+    name = type(error).__name__
+    return name if isinstance(error, ValueError) else f"{name}: {error}"
+
+
+def is_process_local(layer: BaseChannelLayer | None) -> bool:
+    """Return whether a layer reaches this process only (or there is none)."""
+    return layer is None or isinstance(layer, InMemoryChannelLayer)
+
+
+class News(NamedTuple):
+    """What a message says: how far the log of a run has come, or just that it changed."""
+
+    run_id: str
+    epoch: int | None = None
+    """None when the run was deleted: whoever follows it must look at the log."""
+    head: int = 0
+    status: str = ""
+    batch: Batch | None = None
+    """Its newest events, if they travel with the message."""
+
+    def encode(self) -> dict[str, Any]:
+        message: dict[str, Any] = {
+            "type": MESSAGE_TYPE,
+            "run": self.run_id,
+            "epoch": self.epoch,
+            "head": self.head,
+            "status": self.status,
+        }
+        if self.batch is not None:
+            message["first"] = self.batch.first
+            message["events"] = self.batch.pack()
+        return message
+
+    @classmethod
+    def decode(cls, message: dict[str, Any]) -> News:
+        """
+        Return the news in a message.
+
+        Raises:
+            KeyError, TypeError: it isn't one of ours.
+        """
+        batch = None
+        if message.get("events"):
+            batch = Batch.unpack(message["epoch"], message["first"], message["events"])
+        return cls(message["run"], message["epoch"], message["head"], message["status"], batch)
+
+
+class Announcer:
+    """
+    Sends news to the layer, from any thread, without waiting and without failing.
+
+    What waits to be sent is one piece of news per run: newer news replaces older.
+    """
+
+    def __init__(
+        self,
+        layer: BaseChannelLayer | None,
+        message_bytes: int,
+        local_loop: Callable[[], asyncio.AbstractEventLoop | None],
+    ) -> None:
+        self._layer = layer
+        self._message_bytes = message_bytes
+        self._local_loop = local_loop
+        address = address_of(layer)
+        self._publisher = None if address is None else Publisher(address)
+        """Sends on the thread that announces; None: a loop sends, by the layer's own methods."""
+        self._waiting: dict[str, News] = {}
+        self._lock = threading.Lock()
+        self._sending: asyncio.Future[None] | None = None
+        self._sender: asyncio.AbstractEventLoop | None = None
+        """The loop that was asked to send what waits, until nothing waits."""
+        self._warned_at = float("-inf")
+
+    def announce(self, written: Sequence[Written]) -> None:
+        """Send word of what was committed, soon."""
+        self._send_soon(
+            [News(one.run_id, one.epoch, one.batch.last, one.status, one.batch) for one in written]
+        )
+
+    def announce_deletion(self, run_id: str) -> None:
+        """Send word that a run is gone, soon."""
+        self._send_soon([News(run_id)])
+
+    async def close(self) -> None:
+        """Wait until what was announced before is sent, or given up. On the loop of the layer."""
+        if self._publisher is not None:
+            try:
+                await asyncio.to_thread(self._publisher.close)
+            except RuntimeError:  # the interpreter is ending: nobody else needs this loop
+                self._publisher.close()
+        while self._sender is not None:
+            sending = self._sending
+            if sending is None:
+                await asyncio.sleep(0)
+            else:
+                await asyncio.wait((sending,))
+
+    def _send_soon(self, news: Sequence[News]) -> None:
+        publisher = self._publisher
+        if publisher is None:
+            self._send_on_loop(news)
+        elif not (publisher.connected and publisher.send([self._message(one) for one in news])):
+            self._hold(news)
+            if publisher.connect(self._connected):
+                self._send_held()  # it may have been connected meanwhile
+            else:
+                self._take_held()  # it has just failed: clients get the events by polling
+
+    def _message(self, news: News) -> Message:
+        if news.batch is not None and not self._may_travel(news.batch):
+            news = news._replace(batch=None)
+        return group_name(news.run_id), news.encode()
+
+    def _may_travel(self, batch: Batch) -> bool:
+        return len(batch) > 0 and batch.size <= self._message_bytes
+
+    def _hold(self, news: Iterable[News]) -> None:
+        with self._lock:
+            for one in news:
+                self._waiting[one.run_id] = self._merge(self._waiting.get(one.run_id), one)
+
+    def _take_held(self) -> list[News]:
+        with self._lock:
+            held, self._waiting = self._waiting, {}
+        return list(held.values())
+
+    # Over a connection of our own
+
+    def _connected(self, error: Exception | None) -> None:
+        if isinstance(error, Refused):
+            logger.warning("Redis refused (%s): events are sent the layer's own way.", error)
+            self._publisher = None
+            self._send_on_loop(self._take_held())
+        elif error is not None:
+            self._take_held()
+            self._warn(error)
+        else:
+            self._send_held()
+
+    def _send_held(self) -> None:
+        publisher = self._publisher
+        if publisher is not None and publisher.connected and (held := self._take_held()):
+            publisher.send([self._message(one) for one in held])
+
+    # By the layer's own methods
+
+    def _send_on_loop(self, news: Iterable[News]) -> None:
+        loop = self._loop()
+        if loop is None:
+            return
+        self._hold(news)
+        with self._lock:
+            if self._sender is loop:
+                return
+            self._sender = loop
+        try:
+            loop.call_soon_threadsafe(self._start)
+        except RuntimeError:  # the loop was closed meanwhile; its clients went with it
+            with self._lock:
+                self._sender = None
+                self._waiting.clear()
+
+    def _loop(self) -> asyncio.AbstractEventLoop | None:
+        if self._layer is None:
+            return None
+        if is_process_local(self._layer):
+            return self._local_loop()
+        return background.loop()
+
+    def _merge(self, waiting: News | None, news: News) -> News:
+        batch = news.batch
+        if waiting is not None:
+            if waiting.epoch != news.epoch:  # deleted, and perhaps made again
+                return News(news.run_id)
+            # Two threads may announce in another order than they committed.
+            older, news = sorted((waiting, news), key=_progress)
+            batch = _joined(older.batch, news.batch)
+        if batch is not None and not self._may_travel(batch):
+            batch = None
+        return news._replace(batch=batch)
+
+    def _start(self) -> None:
+        self._sending = asyncio.ensure_future(self._send_all())
+
+    async def _send_all(self) -> None:
+        try:
+            while True:
+                with self._lock:
+                    waiting, self._waiting = self._waiting, {}
+                    if not waiting:
+                        self._sender = None
+                        return
+                news = list(waiting.values())
+                for start in range(0, len(news), SENT_AT_ONCE):
+                    if not await self._send(news[start : start + SENT_AT_ONCE]):
+                        break  # or more would come to wait than goes
+        except asyncio.CancelledError:  # with its loop: the next news starts another
+            with self._lock:
+                self._sender = None
+            raise
+
+    async def _send(self, news: Sequence[News]) -> bool:
+        """Send some news; return whether the layer answers."""
+        layer: Any = self._layer  # nothing is queued without one
+        messages = [self._message(one) for one in news]
+        try:
+            async with asyncio.timeout(SEND_DEADLINE):
+                await group_send_all(layer, messages)
+        except Exception as error:  # whatever it is: clients get the events by polling
+            self._warn(error)
+            return not isinstance(error, TimeoutError)
+        return True
+
+    def _warn(self, error: Exception) -> None:
+        now = time.monotonic()
+        if now - self._warned_at > WARNING_INTERVAL:
+            self._warned_at = now
+            logger.warning(
+                "The channel layer failed (%s). Events are kept in the log; clients get them by "
+                "polling until it is back.",
+                reason_of(error),
+            )
+
+
+def _progress(news: News) -> tuple[int, bool]:
+    return news.head, news.status != RUNNING
+
+
+def _joined(older: Batch | None, newer: Batch | None) -> Batch | None:
+    if older is None or newer is None or older.last + 1 != newer.first:
+        return None
+    return Batch(newer.epoch, older.first, [*older.names, *newer.names], [*older.data, *newer.data])

@@ -1,0 +1,14 @@
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+from . import checks, redaction
+
+
+class StreamBridgeConfig(AppConfig):
+    name = "streambridge_app"
+    verbose_name = _("StreamBridge")
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        checks.install()
+        redaction.install()

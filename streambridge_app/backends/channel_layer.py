@@ -1,0 +1,298 @@
+"""
+The default backend: the log in the database, news of it over the channel layer.
+
+It puts the pieces together: the writer that commits for everybody, the announcer that sends
+word, one hub per event loop that follows, and the threads that read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, Final, ParamSpec, TypeVar
+
+from channels.layers import get_channel_layer
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.utils import timezone
+
+from .. import background, log
+from ..advance import Written
+from ..announce import SEND_DEADLINE, Announcer, is_process_local
+from ..arguments import (
+    check_delay,
+    check_keep,
+    check_subscription,
+    milliseconds,
+    new_end,
+    new_run,
+)
+from ..bridge import StreamBridge
+from ..conf import NAME, streambridge_settings
+from ..events import check_event_name, check_key, check_run_id, encode_data
+from ..exceptions import BridgeClosed, LogUnavailable, RunEnded
+from ..follow import Item, follow
+from ..handover import extend_lease
+from ..hub import Hub, HubOptions
+from ..leases import Keeper, Watch
+from ..log_threads import LogThreads
+from ..pipeline import Pipeline
+from ..pipelined import PipelinedProducer
+from ..recovery import Appender
+from ..runs import SUCCESS, RunState
+from ..signals import SignalThread
+from ..transactional import TransactionalBridge
+from ..writer import Publication, Writer
+
+CLAIM_PAUSE: Final = 0.2
+"""Seconds between two attempts to claim a run while the log can't be reached."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ChannelLayerBridge(StreamBridge):
+    """Keeps every event in the database and tells servers over the channel layer."""
+
+    sync_class = TransactionalBridge
+
+    def __init__(self) -> None:
+        settings = streambridge_settings
+        self.using = settings.DATABASE
+        if self.using not in connections:
+            raise ImproperlyConfigured(
+                f"{NAME}['DATABASE'] must be an alias in DATABASES, not {self.using!r}."
+            )
+        self.max_event_bytes = settings.MAX_EVENT_BYTES
+        self._layer = get_channel_layer(settings.CHANNEL_LAYER)
+        self.announcer = Announcer(self._layer, settings.MESSAGE_BYTES, self._local_loop)
+        self._retry_seconds = settings.RETRY_SECONDS
+        self.appender = Appender(self.using, self._retry_seconds)
+        self._signals = SignalThread()
+        self.writer = Writer(self.using, self.appender, self.committed)
+        self._producer_buffer = settings.PRODUCER_BUFFER
+        self._lease_ms = milliseconds("LEASE_SECONDS", settings.LEASE_SECONDS)
+        self.keeper = Keeper(self.using, settings.LEASE_SECONDS)
+        self._watch = Watch(self.using, self.committed)
+        self._readers = LogThreads(self.using, threads=settings.READ_THREADS, name="read")
+        self._poller = LogThreads(self.using, threads=1, name="poll")
+        # A deletion may take long: it must keep no reader and no look at the log waiting.
+        self._sweeper = LogThreads(self.using, threads=1, name="sweep")
+        # The end of a lost run must wait for neither.
+        self._watcher = LogThreads(self.using, threads=1, name="watch")
+        self._hub_options = HubOptions(
+            using=self.using,
+            poll_interval=settings.POLL_INTERVAL,
+            sweep_interval=settings.SWEEP_INTERVAL,
+            page_events=settings.PAGE_EVENTS,
+            tail_events=settings.TAIL_EVENTS,
+            tail_bytes=settings.TAIL_BYTES,
+        )
+        self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+        self._hubs_lock = threading.Lock()
+        self._local_hub_loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    async def create_run(
+        self,
+        run_id: str | None = None,
+        *,
+        owner: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+        lease: float | None = None,
+        cancel_after: float | None = None,
+    ) -> str:
+        new = new_run(
+            run_id, owner, metadata, self.max_event_bytes, lease=lease, cancel_after=cancel_after
+        )
+        await self._on_log(log.create, new.run_id, self.using, *new[1:])
+        return new.run_id
+
+    async def get_run(self, run_id: str) -> RunState:
+        return await self._repeatable(log.state, check_run_id(run_id), self.using)
+
+    async def publish(self, run_id: str, event: str, data: Any, *, key: str | None = None) -> None:
+        publication = Publication(
+            check_run_id(run_id),
+            [check_event_name(event)],
+            [encode_data(data, self.max_event_bytes)],
+            key=None if key is None else check_key(key),
+        )
+        self.writer.submit(publication)
+        await publication.written()
+
+    async def publish_end(
+        self,
+        run_id: str,
+        *,
+        status: str = SUCCESS,
+        error: BaseException | str | None = None,
+        epoch: int | None = None,
+        generation: int | None = None,
+    ) -> None:
+        """
+        End a run: see :meth:`StreamBridge.publish_end`.
+
+        Args and errors are those, and:
+
+        Args:
+            epoch: end this incarnation of the run only.
+            generation: end it only if no later producer has taken it over.
+
+        Raises:
+            ProducerFenced: one has.
+        """
+        publication = Publication(*new_end(run_id, status, error), epoch, generation)
+        self.writer.submit(publication)
+        with contextlib.suppress(RunEnded):
+            await publication.written()
+
+    def follow(
+        self,
+        run_id: str,
+        *,
+        last_event_id: str | None = None,
+        heartbeat_interval: float = 15.0,
+        epoch: int | None = None,
+    ) -> AsyncGenerator[Item]:
+        check_subscription(run_id, last_event_id, heartbeat_interval)
+        return follow(lambda: self._hub().follow(run_id), last_event_id, heartbeat_interval, epoch)
+
+    async def request_cancel(self, run_id: str) -> None:
+        await self._repeatable(log.request_cancel, check_run_id(run_id), self.using)
+
+    async def trim(self, run_id: str, *, keep: int) -> int:
+        return await self._on_log(log.trim, check_run_id(run_id), check_keep(keep), self.using)
+
+    async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
+        deadline = timezone.now() + check_delay(delay)
+        check_run_id(run_id)
+        key = await self._repeatable(log.schedule_cleanup, run_id, deadline, self.using)
+        if key is None:
+            return
+        # From here on, a caller that is cancelled leaves the deadline to the sweeper.
+        await asyncio.sleep(delay)
+        deletion = self._sweeper.submit_repeatable(log.delete_all, key, self.using)
+        await asyncio.wrap_future(deletion)
+        self.announcer.announce_deletion(run_id)
+
+    def producer(
+        self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
+    ) -> PipelinedProducer:
+        pipeline = Pipeline(
+            check_run_id(run_id),
+            self.writer,
+            limit=self._producer_buffer,
+            max_event_bytes=self.max_event_bytes,
+            raise_on_cancel=raise_on_cancel,
+        )
+        return PipelinedProducer(self, pipeline, take_over=take_over)
+
+    async def claim(self, pipeline: Pipeline, *, take_over: bool) -> None:
+        """Claim a handle's run and keep its lease until the handle is released."""
+        give_up_at = time.monotonic() + self._retry_seconds
+        while True:
+            try:
+                # A claim that was lost is nobody's: the next one may go past its generation.
+                claim = await self._repeatable(
+                    log.claim, pipeline.run_id, self._lease_ms, take_over, self.using
+                )
+                break
+            except LogUnavailable as error:
+                if not error.transient or time.monotonic() > give_up_at:
+                    raise
+            await asyncio.sleep(CLAIM_PAUSE)
+        pipeline.claimed(claim)
+        self.keeper.hold(pipeline)
+
+    async def extend_lease(self, pipeline: Pipeline, wait_ms: int) -> None:
+        """Keep the lease of a claimed run no more; it lasts ``wait_ms`` longer than it would."""
+        if pipeline.generation is None:  # the block was not entered
+            return
+        self.keeper.release(pipeline)
+        # Called twice it may add the time twice, and the next claim sets it back.
+        await self._repeatable(extend_lease, pipeline.key, pipeline.generation, wait_ms, self.using)
+
+    def check_open(self) -> None:
+        """Raise BridgeClosed after :meth:`close`, and in a process forked from ours."""
+        self._readers.check_process()
+        if self._closed:
+            raise BridgeClosed("This bridge was closed. Get a new one from get_bridge().")
+
+    def committed(self, written: Sequence[Written]) -> None:
+        """Tell the world what was committed: clients first."""
+        self.announcer.announce(written)
+        self._signals.send(written)
+
+    async def close(self) -> None:
+        self._closed = True
+        # Not on this loop's time: the writer first writes all that it has accepted.
+        await background.in_thread(self.writer.close)
+        await background.in_thread(self.keeper.close)
+        await self._close_announcer()
+        with self._hubs_lock:
+            hubs, self._hubs = self._hubs, {}
+        here = asyncio.get_running_loop()
+        for loop, hub in hubs.items():
+            if loop is here:
+                await hub.close()
+            elif loop.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(hub.close(), loop))
+        await background.in_thread(self._readers.close)
+        await background.in_thread(self._poller.close)
+        await background.in_thread(self._sweeper.close)
+        await background.in_thread(self._watcher.close)
+        await background.in_thread(self._signals.close)
+
+    async def _close_announcer(self) -> None:
+        if self._layer is None or is_process_local(self._layer):
+            return
+        closing = background.submit(self.announcer.close())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SEND_DEADLINE):
+                await asyncio.wrap_future(closing)
+
+    def _hub(self) -> Hub:
+        self.check_open()
+        loop = asyncio.get_running_loop()
+        hub = self._hubs.get(loop)
+        if hub is None:
+            with self._hubs_lock:
+                self.check_open()  # close() takes the hubs under this lock
+                for other in [other for other in self._hubs if other.is_closed()]:
+                    del self._hubs[other]
+                layer = self._layer
+                if is_process_local(layer):
+                    # Such a layer may be used from one loop only; other loops poll.
+                    if self._local_hub_loop in self._hubs:
+                        layer = None
+                    else:
+                        self._local_hub_loop = loop
+                hub = self._hubs[loop] = Hub(
+                    layer,
+                    self._hub_options,
+                    poller=self._poller,
+                    readers=self._readers,
+                    sweeper=self._sweeper,
+                    watcher=self._watcher,
+                    watch=self._watch,
+                )
+        return hub
+
+    def _local_loop(self) -> asyncio.AbstractEventLoop | None:
+        loop = self._local_hub_loop
+        return None if loop is None or loop.is_closed() else loop
+
+    async def _on_log(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function of the log on a reader thread."""
+        return await asyncio.wrap_future(self._readers.submit(function, *args, **kwargs))
+
+    async def _repeatable(
+        self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call one that may be called twice: a connection that broke meanwhile costs no error."""
+        calling = self._readers.submit_repeatable(function, *args, **kwargs)
+        return await asyncio.wrap_future(calling)

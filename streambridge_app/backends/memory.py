@@ -1,0 +1,516 @@
+"""
+The reference backend: all in the memory of one process, with the whole contract.
+
+For the unit tests of projects that use StreamBridge: no database, no layer, and no thread but that
+of the signals. It works across threads and event loops of its process, and forgets everything with
+it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime
+import itertools
+import json
+import math
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, Final, Self
+
+from .. import background
+from ..advance import Written
+from ..arguments import (
+    check_delay,
+    check_keep,
+    check_subscription,
+    milliseconds,
+    new_end,
+    new_loss,
+    new_run,
+)
+from ..bridge import Producer, StreamBridge, fenced
+from ..conf import streambridge_settings
+from ..events import check_event_name, check_key, check_run_id, encode_data
+from ..exceptions import BridgeClosed, RunEnded, RunExists, RunNotFound
+from ..follow import Item, follow
+from ..runs import RUNNING, SUCCESS, RunHead, RunState
+from ..signals import SignalThread
+from ..tail import Batch
+
+HELD_LOOK: Final = 1.0
+"""Seconds between a client's looks whether a run that is past its lease still has a handle."""
+
+
+@dataclasses.dataclass
+class _Run:
+    key: int
+    epoch: int
+    owner_id: Any = None
+    metadata_json: str = "{}"
+    created_at: datetime.datetime = dataclasses.field(
+        default_factory=lambda: datetime.datetime.now(datetime.UTC)
+    )
+    ended_at: datetime.datetime | None = None
+    status: str = RUNNING
+    cancel_requested: bool = False
+    generation: int = 0
+    lease: float = math.inf
+    """Seconds."""
+    lease_expires: float = math.inf
+    """In seconds of the monotonic clock; of no account while a handle is open."""
+    handles: weakref.WeakSet[_Producer] = dataclasses.field(default_factory=weakref.WeakSet)
+    cancel_after: float = math.inf
+    """Seconds."""
+    left_at: float = math.inf
+    """When its last client left, in seconds of the monotonic clock."""
+    delete_at: float = math.inf
+    """When to forget it, in seconds of the monotonic clock."""
+    floor: int = 0
+    keys: set[str] = dataclasses.field(default_factory=set)
+    names: list[str] = dataclasses.field(default_factory=list)
+    data: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def head(self) -> int:
+        return self.floor + len(self.names)
+
+    def renew(self) -> None:
+        self.lease_expires = time.monotonic() + self.lease
+
+    def append(self, names: Sequence[str], data: Sequence[str], end: str | None) -> None:
+        self.names += names
+        self.data += data
+        if end is not None:
+            self.status = end
+            self.ended_at = datetime.datetime.now(datetime.UTC)
+
+
+class MemoryBridge(StreamBridge):
+    """Keeps every event in a dict of this process."""
+
+    def __init__(self) -> None:
+        self._max_event_bytes = streambridge_settings.MAX_EVENT_BYTES
+        self._page_events = streambridge_settings.PAGE_EVENTS
+        self._lease_ms = milliseconds("LEASE_SECONDS", streambridge_settings.LEASE_SECONDS)
+        self._lock = threading.RLock()
+        self._runs: dict[str, _Run] = {}
+        self._keys = itertools.count(1)
+        self._highest_epoch = 0
+        self._clients: Counter[str] = Counter()
+        self._wakers: dict[str, set[Callable[[], None]]] = {}
+        self._signals = SignalThread()
+        self._closed = False
+
+    async def create_run(
+        self,
+        run_id: str | None = None,
+        *,
+        owner: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+        lease: float | None = None,
+        cancel_after: float | None = None,
+    ) -> str:
+        new = new_run(
+            run_id, owner, metadata, self._max_event_bytes, lease=lease, cancel_after=cancel_after
+        )
+        with self._lock:
+            if self._find(new.run_id) is not None:
+                raise RunExists(f"A run with the id {new.run_id!r} exists already.")
+            self._create(*new)
+        self._wake(new.run_id)
+        return new.run_id
+
+    async def get_run(self, run_id: str) -> RunState:
+        with self._lock:
+            run = self._existing(check_run_id(run_id))
+            return RunState(
+                run_id=run_id,
+                epoch=run.epoch,
+                status=run.status,
+                head=run.head,
+                earliest=run.floor + 1 if run.names else None,
+                created_at=run.created_at,
+                ended_at=run.ended_at,
+                owner_id=run.owner_id,
+                metadata=json.loads(run.metadata_json),
+                cancel_requested=run.cancel_requested,
+                generation=run.generation,
+            )
+
+    async def publish(
+        self,
+        run_id: str,
+        event: str,
+        data: Any,
+        *,
+        key: str | None = None,
+        epoch: int | None = None,
+        generation: int | None = None,
+    ) -> None:
+        """
+        Append an event: see :meth:`StreamBridge.publish`.
+
+        Args and errors are those, and:
+
+        Args:
+            epoch: append to this incarnation of the run only.
+            generation: append only if no later producer has taken it over.
+
+        Raises:
+            ProducerFenced: one has.
+        """
+        check_run_id(run_id)
+        names, texts = [check_event_name(event)], [encode_data(data, self._max_event_bytes)]
+        if key is not None:
+            key = check_key(key)
+        self._append(run_id, names, texts, None, epoch, generation, key)
+
+    async def publish_end(
+        self,
+        run_id: str,
+        *,
+        status: str = SUCCESS,
+        error: BaseException | str | None = None,
+        epoch: int | None = None,
+        generation: int | None = None,
+    ) -> None:
+        """End a run: see :meth:`StreamBridge.publish_end`, and :meth:`publish`."""
+        try:
+            self._append(*new_end(run_id, status, error), epoch, generation)
+        except RunEnded:
+            return
+
+    def follow(
+        self,
+        run_id: str,
+        *,
+        last_event_id: str | None = None,
+        heartbeat_interval: float = 15.0,
+        epoch: int | None = None,
+    ) -> AsyncGenerator[Item]:
+        check_subscription(run_id, last_event_id, heartbeat_interval)
+        return follow(
+            lambda: _Source(self, run_id),
+            last_event_id,
+            heartbeat_interval,
+            epoch,
+        )
+
+    async def request_cancel(self, run_id: str) -> None:
+        with self._lock:
+            run = self._existing(check_run_id(run_id))
+            if run.status != RUNNING:
+                raise RunEnded(f"The run {run_id!r} has ended; there is nothing left to cancel.")
+            run.cancel_requested = True
+
+    async def trim(self, run_id: str, *, keep: int) -> int:
+        with self._lock:
+            run = self._existing(check_run_id(run_id))
+            count = max(0, len(run.names) - check_keep(keep))
+            del run.names[:count], run.data[:count]
+            run.floor += count
+        self._wake(run_id)
+        return count
+
+    async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
+        check_delay(delay)
+        with self._lock:
+            run = self._find(check_run_id(run_id))
+            if run is None:
+                return
+            run.delete_at = time.monotonic() + delay
+        # A caller that is cancelled leaves the deadline to whoever looks next.
+        self._wake(run_id)
+        await asyncio.sleep(delay)
+        with self._lock:
+            if self._runs.get(run_id) is not run:
+                return
+            del self._runs[run_id]
+        self._wake(run_id)
+
+    def producer(
+        self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
+    ) -> Producer:
+        return _Producer(self, run_id, take_over=take_over, raise_on_cancel=raise_on_cancel)
+
+    def claim(self, handle: _Producer, take_over: bool) -> tuple[int, int]:
+        """Hold a run for an open handle; return its epoch and generation."""
+        with self._lock:
+            run = self._find(handle.run_id) or self._create(handle.run_id)
+            if run.status != RUNNING:
+                raise _ended(handle.run_id)
+            run.generation += take_over
+            if self._lease_ms is not None:
+                run.lease = self._lease_ms / 1000
+            run.renew()
+            run.handles.add(handle)
+            return run.epoch, run.generation
+
+    def release(self, handle: _Producer, wait: float = 0) -> None:
+        """Hold the run no more; its lease goes on from here, ``wait`` seconds longer."""
+        with self._lock:
+            run = self._runs.get(handle.run_id)
+            if run is not None and handle in run.handles:
+                run.handles.discard(handle)
+                run.lease += wait
+                run.renew()
+
+    def check_generation(self, run_id: str, epoch: int | None, generation: int | None) -> None:
+        """Raise ProducerFenced if a later producer has taken the run over."""
+        with self._lock:
+            run = self._find(run_id)
+            if run is not None and run.epoch == epoch and run.generation != generation:
+                raise fenced(run_id)
+
+    async def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            run_ids = list(self._wakers)
+        for run_id in run_ids:
+            self._wake(run_id)
+        await background.in_thread(self._signals.close)
+
+    def _create(
+        self,
+        run_id: str,
+        owner_id: Any = None,
+        metadata_json: str = "{}",
+        lease_ms: int | None = None,
+        cancel_after_ms: int | None = None,
+    ) -> _Run:
+        epoch = max(time.time_ns() // 1_000_000, self._highest_epoch + 1)
+        self._highest_epoch = epoch
+        run = self._runs[run_id] = _Run(next(self._keys), epoch, owner_id, metadata_json)
+        if lease_ms is not None:
+            run.lease = lease_ms / 1000
+            run.renew()
+        if cancel_after_ms is not None:
+            run.cancel_after = cancel_after_ms / 1000
+        return run
+
+    def _find(self, run_id: str) -> _Run | None:
+        if self._closed:
+            raise BridgeClosed("This bridge was closed. Get a new one from get_bridge().")
+        run = self._runs.get(run_id)
+        if run is None:
+            return None
+        now = time.monotonic()
+        if now >= run.delete_at:
+            del self._runs[run_id]
+            return None
+        if now >= run.lease_expires and run.status == RUNNING and not run.handles:
+            loss = self._write(run, *new_loss(run_id))
+            self._signals.send([loss])
+        if now >= run.left_at + run.cancel_after and run.status == RUNNING:
+            run.cancel_requested = True
+        return run
+
+    def _write(
+        self, run: _Run, run_id: str, names: Sequence[str], data: Sequence[str], end: str | None
+    ) -> Written:
+        batch = Batch(run.epoch, run.head + 1, names, data)
+        run.append(names, data, end)
+        ended = end is not None
+        return Written(run_id, run.key, run.epoch, batch, run.status, run.cancel_requested, ended)
+
+    def _existing(self, run_id: str) -> _Run:
+        run = self._find(run_id)
+        if run is None:
+            raise RunNotFound(f"There is no run with the id {run_id!r}.")
+        return run
+
+    def _append(
+        self,
+        run_id: str,
+        names: Sequence[str],
+        data: Sequence[str],
+        end: str | None,
+        epoch: int | None,
+        generation: int | None,
+        key: str | None = None,
+    ) -> None:
+        with self._lock:
+            if generation is not None:
+                self.check_generation(run_id, epoch, generation)
+            run = self._find(run_id)
+            if run is None and epoch is None:
+                run = self._create(run_id)
+            if run is None or epoch not in (None, run.epoch):
+                raise _ended(run_id)
+            if key in run.keys:
+                return
+            if run.status != RUNNING:
+                raise _ended(run_id)
+            written = self._write(run, run_id, names, data, end)
+            if key is not None:
+                run.keys.add(key)
+            run.renew()
+        self._wake(run_id)
+        self._signals.send([written])
+
+    def _wake(self, run_id: str) -> None:
+        with self._lock:
+            wakers = tuple(self._wakers.get(run_id, ()))
+        for waker in wakers:
+            waker()
+
+    def head(self, run_id: str) -> RunHead | None:
+        """Return the head of a run, or None if there is no such run."""
+        with self._lock:
+            run = self._find(run_id)
+            if run is None:
+                return None
+            return RunHead(run.key, run.epoch, run.head, run.floor, run.status)
+
+    def page(self, run_id: str, key: int, seq: int) -> Batch | None:
+        """Return events after ``seq``, or None if they are trimmed or the run is gone."""
+        with self._lock:
+            run = self._find(run_id)
+            if run is None or run.key != key or seq < run.floor or seq >= run.head:
+                return None
+            start = seq - run.floor
+            page = slice(start, start + self._page_events)
+            return Batch(run.epoch, seq + 1, run.names[page], run.data[page])
+
+    def cancel_requested(self, run_id: str) -> bool:
+        """Return whether a run has been asked to stop."""
+        with self._lock:
+            run = self._find(run_id)
+            return run is not None and run.cancel_requested
+
+    def seconds_left(self, run_id: str) -> float:
+        """Return the seconds after which to look whether a run is deleted or lost, or infinity."""
+        with self._lock:
+            run = self._find(run_id)
+            if run is None:
+                return math.inf
+            now = time.monotonic()
+            lease_left = run.lease_expires - now if run.status == RUNNING else math.inf
+            if run.handles:
+                lease_left = max(lease_left, HELD_LOOK)
+            return min(run.delete_at - now, lease_left)
+
+    def enter(self, run_id: str) -> None:
+        """Count a client."""
+        with self._lock:
+            self._clients[run_id] += 1
+            if run_id in self._runs:
+                self._runs[run_id].left_at = math.inf
+
+    def leave(self, run_id: str) -> None:
+        """Count it no more."""
+        with self._lock:
+            self._clients[run_id] -= 1
+            if not self._clients[run_id]:
+                del self._clients[run_id]
+                if run_id in self._runs:
+                    self._runs[run_id].left_at = time.monotonic()
+
+    def add_waker(self, run_id: str, waker: Callable[[], None]) -> None:
+        """Have ``waker`` called after each change of a run, from whatever thread."""
+        with self._lock:
+            self._wakers.setdefault(run_id, set()).add(waker)
+
+    def remove_waker(self, run_id: str, waker: Callable[[], None]) -> None:
+        """Undo :meth:`add_waker`."""
+        with self._lock:
+            wakers = self._wakers[run_id]
+            wakers.discard(waker)
+            if not wakers:
+                del self._wakers[run_id]
+
+
+class _Producer(Producer):
+    """A handle that knows at once what becomes of its run."""
+
+    _bridge: MemoryBridge
+    _epoch: int | None = None
+    _generation: int | None = None
+
+    @property
+    def cancel_requested(self) -> bool:
+        return self._bridge.cancel_requested(self.run_id)
+
+    async def publish(self, event: str, data: Any, *, key: str | None = None) -> None:
+        self._refuse()
+        await self._bridge.publish(
+            self.run_id, event, data, key=key, epoch=self._epoch, generation=self._generation
+        )
+
+    async def _claim(self) -> None:
+        self._epoch, self._generation = self._bridge.claim(self, self._take_over)
+
+    async def _extend_lease(self, wait_ms: int) -> None:
+        self._bridge.release(self, wait_ms / 1000)
+
+    def _release(self) -> None:
+        self._bridge.release(self)
+
+    async def _flush(self) -> None:
+        if self._generation is not None:
+            self._bridge.check_generation(self.run_id, self._epoch, self._generation)
+
+    async def _end(self, **how: Any) -> None:
+        await self._bridge.publish_end(
+            self.run_id, epoch=self._epoch, generation=self._generation, **how
+        )
+
+
+class _Source:
+    """A :class:`streambridge_app.follow.Source` over the dict."""
+
+    def __init__(self, bridge: MemoryBridge, run_id: str) -> None:
+        self._bridge = bridge
+        self._run_id = run_id
+        self._seen: RunHead | None = None
+
+    def __enter__(self) -> Self:
+        self._bridge.enter(self._run_id)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._bridge.leave(self._run_id)
+
+    @property
+    def run(self) -> RunHead | None:
+        self._seen = self._bridge.head(self._run_id)
+        return self._seen
+
+    async def refresh(self) -> None:
+        return
+
+    def newest(self, key: int, seq: int) -> Sequence[Batch] | None:
+        page = self._bridge.page(self._run_id, key, seq)
+        return None if page is None else (page,)
+
+    async def read(self, key: int, epoch: int, seq: int) -> Batch | None:
+        return self._bridge.page(self._run_id, key, seq)
+
+    async def changed(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        woken = asyncio.Event()
+
+        def waker() -> None:
+            with contextlib.suppress(RuntimeError):  # a loop that was closed has no client left
+                loop.call_soon_threadsafe(woken.set)
+
+        self._bridge.add_waker(self._run_id, waker)
+        try:
+            # A change between the client's last look and add_waker() woke nobody.
+            if self._bridge.head(self._run_id) == self._seen:
+                left = self._bridge.seconds_left(self._run_id)
+                async with asyncio.timeout(min(seconds, left)):
+                    await woken.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._bridge.remove_waker(self._run_id, waker)
+
+
+def _ended(run_id: str) -> RunEnded:
+    return RunEnded(f"The run {run_id!r} has ended; its log takes no further event.")

@@ -1,0 +1,400 @@
+"""
+The contract: what a bridge and a producer can do, whatever carries the events.
+
+A backend implements the abstract methods. ``subscribe`` is written once, here, over
+:meth:`StreamBridge.follow`, which views and consumers use as well: it hands out batches whose
+frames are encoded once per process.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import contextlib
+import datetime
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from .arguments import check_delay
+from .events import END_SENTINEL, HEARTBEAT_SENTINEL, StreamEvent, check_run_id
+from .exceptions import CancelRequested, ProducerFenced, StreamBridgeError
+from .follow import End, Gap, Heartbeat, Item
+from .runs import CANCELLED, ERROR, SUCCESS, RunState
+
+if TYPE_CHECKING:
+    from .sync import SyncStreamBridge
+
+
+class StreamBridge(abc.ABC):
+    """
+    Decouples the producers of a run's events from the clients that follow it.
+
+    Get one from :func:`streambridge_app.get_bridge`. Every method may be called from any
+    event loop; for code without one, see :func:`streambridge_app.get_sync_bridge`.
+    """
+
+    sync_class: type[SyncStreamBridge] | None = None
+    """What ``get_sync_bridge()`` makes of it; None: :class:`SyncStreamBridge`."""
+
+    @abc.abstractmethod
+    async def create_run(
+        self,
+        run_id: str | None = None,
+        *,
+        owner: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+        lease: float | None = None,
+        cancel_after: float | None = None,
+    ) -> str:
+        """
+        Create a run and return its id.
+
+        Args:
+            run_id: up to 200 characters without control characters; a new UUID if None.
+            owner: a user (or the primary key of one) who may read and cancel the run.
+            metadata: a JSON object of the caller's, shown with the run's state.
+            lease: seconds after which the run ends as lost if nobody publishes to it or opens a
+                handle, as when its worker never starts; None: it waits for ever.
+            cancel_after: seconds for which its last client must be gone before the run is asked
+                to cancel, a few more than it says; None: it runs without clients. Before its
+                first client, it does anyway.
+
+        Raises:
+            InvalidRunId: the id can't name a run.
+            ValueError: a lease or ``cancel_after`` that is not more than 0.
+            RunExists: a run has this id.
+            InvalidEvent: JSON can't express the metadata, or it is over the size limit.
+            LogUnavailable: the log can't be reached.
+        """
+
+    @abc.abstractmethod
+    async def get_run(self, run_id: str) -> RunState:
+        """
+        Return the state of a run.
+
+        Raises:
+            RunNotFound: no run has this id.
+            InvalidRunId: the id can't name a run.
+            LogUnavailable: the log can't be reached.
+        """
+
+    @abc.abstractmethod
+    async def publish(self, run_id: str, event: str, data: Any, *, key: str | None = None) -> None:
+        """
+        Append an event to a run, and return when it is committed.
+
+        A run that doesn't exist is created, without an owner. While the database can't be
+        reached, this waits for it, up to ``RETRY_SECONDS``. A caller that is cancelled meanwhile
+        can't know whether the event was written.
+
+        Args:
+            run_id: the run.
+            event: the event's name: 1 to 255 characters, no CR, LF or NUL, not ``__…``.
+            data: anything that JSON can express, up to ``MAX_EVENT_BYTES`` as UTF-8.
+            key: 1 to 255 characters that tell this event from the others of its run. To publish
+                again with the same key changes nothing and is no error, also after the end.
+
+        Raises:
+            InvalidRunId, InvalidEvent: before anything is written.
+            RunEnded: the run has ended.
+            LogUnavailable: the log can't be reached. The event is not in it, unless the error's
+                ``written`` is None: then nobody knows.
+            BridgeClosed: after :meth:`close`.
+        """
+
+    @abc.abstractmethod
+    async def publish_end(
+        self, run_id: str, *, status: str = SUCCESS, error: BaseException | str | None = None
+    ) -> None:
+        """
+        End a run. Ending a run that has ended changes nothing.
+
+        Args:
+            run_id: the run; created if it doesn't exist.
+            status: ``success``, ``error``, ``cancelled`` or ``lost``.
+            error: why it failed. An ``error`` event with the data ``{"error": type,
+                "message": text}`` is appended first, and ``success`` becomes ``error``.
+
+        Raises:
+            ValueError: an unknown status.
+            InvalidRunId, LogUnavailable, BridgeClosed: as for :meth:`publish`.
+        """
+
+    @abc.abstractmethod
+    def follow(
+        self,
+        run_id: str,
+        *,
+        last_event_id: str | None = None,
+        heartbeat_interval: float = 15.0,
+        epoch: int | None = None,
+    ) -> AsyncGenerator[Item]:
+        """
+        Yield a run as batches of events, gaps, heartbeats and one end: for views.
+
+        Arguments and errors are those of :meth:`subscribe`, and:
+
+        Args:
+            epoch: follow this incarnation of the run only, the one that access was granted to.
+        """
+
+    def subscribe(
+        self, run_id: str, *, last_event_id: str | None = None, heartbeat_interval: float = 15.0
+    ) -> AsyncIterator[StreamEvent]:
+        """
+        Yield every event after the cursor once and in order, then follow the run to its end.
+
+        Yields ``HEARTBEAT_SENTINEL`` in silence, ``END_SENTINEL`` once and last, and an item
+        named ``__gap__`` before a replay that can't be whole. The run need not exist yet.
+
+        Args:
+            run_id: the run.
+            last_event_id: None, ``""`` or ``"-1"``: from the start; the id of an event: after
+                it; ``"now"``: only what comes next.
+            heartbeat_interval: seconds of silence between heartbeats; more than 0.
+
+        Raises:
+            InvalidRunId, InvalidCursor, ValueError: at the call.
+        """
+        return _unbatched(
+            self.follow(run_id, last_event_id=last_event_id, heartbeat_interval=heartbeat_interval)
+        )
+
+    @abc.abstractmethod
+    async def request_cancel(self, run_id: str) -> None:
+        """
+        Ask the producer of a run to stop; the run goes on until it does.
+
+        Raises:
+            RunNotFound, RunEnded, InvalidRunId, LogUnavailable.
+        """
+
+    @abc.abstractmethod
+    async def trim(self, run_id: str, *, keep: int) -> int:
+        """
+        Delete all but the newest ``keep`` events of a run, and return how many that were.
+
+        A cursor into what was trimmed gets a gap.
+
+        Raises:
+            RunNotFound, InvalidRunId, LogUnavailable; ValueError if ``keep`` is negative.
+        """
+
+    @abc.abstractmethod
+    async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
+        """
+        Delete a run and its events after ``delay`` seconds; clients are let go with an end.
+
+        The deadline is stored before the wait, so that the run is deleted even if this
+        process dies or the caller is cancelled meanwhile. Unknown runs are ignored.
+
+        Raises:
+            InvalidRunId, LogUnavailable; ValueError if ``delay`` is negative.
+        """
+
+    def producer(
+        self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
+    ) -> Producer:
+        """
+        Return a handle to publish a run's events through: ``async with bridge.producer(id)``.
+
+        Args:
+            run_id: the run.
+            take_over: be its only producer from the entry of the block on: the next publish of
+                every earlier handle raises ProducerFenced. Without, handles share a run.
+            raise_on_cancel: let ``publish`` and ``flush`` raise CancelRequested when the run is
+                asked to stop.
+
+        Raises:
+            InvalidRunId: the id can't name a run.
+        """
+        return Producer(self, run_id, take_over=take_over, raise_on_cancel=raise_on_cancel)
+
+    async def close(self) -> None:  # noqa: B027 - a backend without resources needs none
+        """Release threads and connections, after what was accepted is written, or can't be."""
+
+
+class Producer:
+    """
+    Publishes the events of one run and ends it.
+
+    Entering the block claims the run: it is created if need be, and its lease is renewed until
+    the block is left, so that a run whose process dies is ended ``lost``. Leaving the block ends
+    the run ``success``; an exception ends it ``error``, with its type and message, and goes on
+    up; a cancellation or CancelRequested ends it ``cancelled``. This base awaits each commit, and
+    knows no leases; backends do better.
+    """
+
+    def __init__(
+        self,
+        bridge: StreamBridge,
+        run_id: str,
+        *,
+        take_over: bool = False,
+        raise_on_cancel: bool = False,
+    ) -> None:
+        self.run_id = check_run_id(run_id)
+        self._bridge = bridge
+        self._take_over = take_over
+        self._raise_on_cancel = raise_on_cancel
+        self._refused = False
+        self._released = False
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the run has been asked to stop: known within about a second."""
+        return False
+
+    async def publish(self, event: str, data: Any, *, key: str | None = None) -> None:
+        """
+        Accept an event: it is on its way in at most 20 ms. Waits while the buffer is full.
+
+        Events of one handle keep their order. Before another publisher of the same run is to go
+        on after them, :meth:`flush`. With a key it is written once: see
+        :meth:`StreamBridge.publish`.
+
+        Raises:
+            InvalidEvent: nothing was accepted.
+            RunEnded, ProducerFenced, LogUnavailable: this or an earlier event could not be
+                written.
+            CancelRequested: nothing was accepted (with ``raise_on_cancel``).
+        """
+        self._refuse()
+        await self._bridge.publish(self.run_id, event, data, key=key)
+
+    async def flush(self) -> None:
+        """
+        Return when all that was accepted is committed.
+
+        Raises:
+            RunEnded, ProducerFenced, LogUnavailable: some of it could not be written.
+            CancelRequested: all of it was written (with ``raise_on_cancel``).
+        """
+        await self._flush()
+        self._refuse()
+
+    async def release(self, *, wait: float = 0) -> None:
+        """
+        Leave the run to its next producer: it does not end when the block is left.
+
+        Returns when all that was accepted is committed; nothing more is accepted. The lease goes
+        on from here: if nobody claims the run meanwhile, it ends as lost.
+
+        Args:
+            wait: seconds that the next producer may take beside the length of a lease.
+
+        Raises:
+            ValueError: ``wait`` is negative.
+            RunEnded, ProducerFenced, LogUnavailable: the handle is not released.
+        """
+        wait_ms = check_delay(wait) // datetime.timedelta(milliseconds=1)
+        self._refuse_all()
+        await self._flush()
+        await self._extend_lease(wait_ms)
+        self._released = True
+
+    def _refuse_all(self) -> None:
+        """Accept nothing more."""
+        self._refused = True
+
+    async def _extend_lease(self, wait_ms: int) -> None:
+        """Let the lease last for its full length and ``wait_ms`` from now."""
+
+    def _refuse(self) -> None:
+        if self._refused:
+            raise released(self.run_id)
+        if self._raise_on_cancel and self.cancel_requested:
+            raise cancel_requested(self.run_id)
+
+    async def _claim(self) -> None:
+        """Create the run or find it, and start its lease."""
+
+    def _release(self) -> None:
+        """Renew the lease no more."""
+
+    async def _flush(self) -> None:
+        """Return when all that was accepted is committed."""
+
+    async def _end(self, **how: Any) -> None:
+        await self._bridge.publish_end(self.run_id, **how)
+
+    async def __aenter__(self) -> Self:
+        # A cancellation here may leave a run with a lease that nobody renews: it ends as lost.
+        await self._claim()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if not self._released:
+                await self._leave(exc)
+        finally:
+            self._release()
+
+    async def _leave(self, exc: BaseException | None) -> None:
+        if exc is None:
+            try:
+                await self._flush()
+            except StreamBridgeError as error:
+                # What was accepted is not in the log: no success, but an end all the same.
+                with contextlib.suppress(StreamBridgeError):
+                    await self._end(error=error)
+                raise
+            except asyncio.CancelledError:
+                with contextlib.suppress(StreamBridgeError):
+                    await self._end(status=CANCELLED)
+                raise
+            await self._end()
+            return
+        try:
+            try:
+                await self._flush()
+            finally:
+                await self._end(**end_of(exc))
+        except StreamBridgeError as error:
+            exc.add_note(f"The run {self.run_id!r} could not be ended in full: {error}")
+
+
+def end_of(exc: BaseException) -> dict[str, Any]:
+    """Return the arguments of ``publish_end`` for a block that ``exc`` has left."""
+    stopped = asyncio.CancelledError | KeyboardInterrupt | GeneratorExit | CancelRequested
+    if isinstance(exc, stopped):
+        return {"status": CANCELLED}
+    return {"status": ERROR, "error": exc}
+
+
+def cancel_requested(run_id: str) -> CancelRequested:
+    """Return the error of a handle whose run is asked to stop."""
+    return CancelRequested(f"The run {run_id!r} was asked to stop.")
+
+
+def fenced(run_id: str) -> ProducerFenced:
+    """Return the error of a handle whose run another has taken over."""
+    return ProducerFenced(f"Another producer has taken the run {run_id!r} over; stop this one.")
+
+
+def released(run_id: str) -> ProducerFenced:
+    """Return the error of a handle that has left its run to the next one."""
+    return ProducerFenced(f"This producer has released the run {run_id!r}; open another.")
+
+
+async def _unbatched(items: AsyncGenerator[Item]) -> AsyncGenerator[StreamEvent]:
+    try:
+        async for item in items:
+            if isinstance(item, Heartbeat):
+                yield HEARTBEAT_SENTINEL
+            elif isinstance(item, Gap):
+                yield item.event()
+            elif isinstance(item, End):
+                yield END_SENTINEL
+            else:
+                for batch in item:
+                    for event in batch.events():
+                        yield event
+    finally:
+        await items.aclose()

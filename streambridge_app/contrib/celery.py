@@ -1,0 +1,163 @@
+"""
+Celery tasks that stream: each holds the producer of a run, and ends it.
+
+The run's id is the task's: it stays the same when Celery tries the task again, and each attempt
+takes the run over from the one before.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import inspect
+import logging
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from contextvars import ContextVar
+from typing import Any
+
+from celery import shared_task, states
+from celery.contrib.django.task import DjangoTask
+from celery.exceptions import Ignore, Reject, Retry
+
+from ..bridge import cancel_requested
+from ..exceptions import CancelRequested, ProducerFenced, RunEnded
+from ..registry import get_sync_bridge
+from ..sync import SyncProducer
+from .enqueue import enqueue
+
+logger = logging.getLogger("streambridge")
+_open_run: ContextVar[SyncProducer] = ContextVar("streambridge_open_run")
+
+
+class StreamedTask(DjangoTask):  # type: ignore[misc] # Celery has no types
+    """
+    The base class of streamed tasks; a task's own ``base`` has to be a subclass.
+
+    It is here, around the whole attempt, that the run is held: Celery's ``autoretry_for`` works
+    inside.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Hold the producer of the run while the task runs, called by a worker or directly."""
+        try:
+            with ExitStack() as block:
+                run = self._enter(block)
+                return self._attempt(run, args, kwargs)
+        except CancelRequested as error:
+            if isinstance(error.__cause__, Ignore):
+                raise error.__cause__ from None
+            if not (self.request.is_eager or self.request.called_directly):
+                self.update_state(state=states.REVOKED)
+            raise Ignore(str(error)) from error
+        except ProducerFenced as error:  # the attempt that has the run now says how it ends
+            raise Ignore(str(error)) from error
+
+    def retry(self, *args: Any, **kwargs: Any) -> Any:
+        """Try the task again: see Celery. What was published so far is committed before."""
+        # The next attempt may begin at once: what this one still had to write would be refused.
+        _open_run.get().flush()
+        return super().retry(*args, **kwargs)
+
+    def _enter(self, block: ExitStack) -> SyncProducer:
+        run = get_sync_bridge().producer(
+            self.request.id or str(uuid.uuid4()), take_over=True, raise_on_cancel=True
+        )
+        try:
+            block.enter_context(run)
+        except RunEnded as error:  # cancelled or lost before this attempt
+            logger.info("Task %s does not run: %s", self.name, error)
+            raise Ignore(str(error)) from error
+        block.callback(_open_run.reset, _open_run.set(run))
+        return run
+
+    def _attempt(self, run: SyncProducer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if run.cancel_requested:
+            raise cancel_requested(run.run_id)
+        try:
+            return self.run(run, *args, **kwargs)
+        except Retry as retry:
+            with suppress(ProducerFenced):  # the next attempt has begun
+                run.release(wait=_seconds_until(retry.when))
+            raise
+        except Reject as reject:
+            if reject.requeue:
+                run.release()
+            raise
+        except Ignore as ignore:
+            raise cancel_requested(run.run_id) from ignore
+
+
+def streamed_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """
+    Make a Celery task of a function whose first argument is an open producer handle.
+
+    With ``bind=True``, the first after the task itself. The run is ended ``success``, or
+    ``error`` by an exception, or ``cancelled`` by a wish to cancel, which makes ``publish``
+    raise CancelRequested; it goes on while Celery tries the task again. A task whose run has
+    ended doesn't run.
+
+    Args:
+        function: what the task does.
+        options: those of Celery's ``shared_task``.
+    """
+    if function is None:
+        return functools.partial(streamed_task, **options)
+    options = {"base": StreamedTask, **options}
+    return shared_task(**options)(_without_run(function, bound=options.get("bind", False)))
+
+
+def stream(
+    task: Any,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    owner: Any = None,
+    metadata: Mapping[str, Any] | None = None,
+    lease: float | None = None,
+    cancel_after: float | None = None,
+    **options: Any,
+) -> str:
+    """
+    Create a run, send its task, and return the id of both.
+
+    Inside ``transaction.atomic()`` the task is sent after the commit.
+
+    Args:
+        task: a streamed task.
+        args, kwargs: what it is called with, after the handle.
+        owner, metadata, lease, cancel_after: as for ``create_run``.
+        options: those of Celery's ``apply_async``: ``queue``, ``countdown`` …
+
+    Raises:
+        What ``create_run`` raises; what Celery raises when the broker can't be reached, after
+        which the run has ended ``error``.
+    """
+
+    def send(run_id: str) -> None:
+        task.apply_async(list(args), dict(kwargs or {}), task_id=run_id, **options)
+
+    return enqueue(send, owner=owner, metadata=metadata, lease=lease, cancel_after=cancel_after)
+
+
+def _without_run(function: Callable[..., Any], *, bound: bool) -> Callable[..., Any]:
+    """Return the function with the signature that senders see, by which Celery checks calls."""
+
+    @functools.wraps(function)
+    def task(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())
+    del parameters[1 if bound else 0]
+    task.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return task
+
+
+def _seconds_until(when: float | datetime.datetime | None) -> float:
+    """Return in how many seconds a retry is due, by its countdown or its ETA."""
+    if isinstance(when, datetime.datetime):
+        now = datetime.datetime.now(when.tzinfo or datetime.UTC)
+        return max(0, (when.replace(tzinfo=now.tzinfo) - now).total_seconds())
+    return max(0, when or 0)

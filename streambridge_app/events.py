@@ -1,0 +1,236 @@
+"""
+What travels: the event, the sentinels, and the rules for names, ids and data.
+
+Nothing here does I/O. Every rule is checked before anything is written, so that bad input
+can never leave half a trace.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import json.encoder
+import re
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from .exceptions import InvalidEvent, InvalidRunId
+from .runs import END_STATUSES
+
+MAX_NAME_LENGTH: Final = 255
+MAX_KEY_LENGTH: Final = 255
+MAX_RUN_ID_LENGTH: Final = 200
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+MAX_ERROR_LENGTH: Final = 16_384
+"""Characters of an error's message; the rest is cut."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamEvent:
+    """One item of a stream: an event of the run, or one of the sentinels below."""
+
+    id: str
+    """``"<epoch>-<seq>"`` for events; empty for everything that isn't in the log."""
+    event: str
+    """The event's name."""
+    data: Any
+    """What was published, as JSON carries it."""
+
+
+HEARTBEAT_SENTINEL: Final = StreamEvent(id="", event="__heartbeat__", data=None)
+"""Yielded when nothing happened for a heartbeat interval. Compare with ``is``."""
+
+END_SENTINEL: Final = StreamEvent(id="", event="__end__", data=None)
+"""Yielded once, last. Compare with ``is``."""
+
+GAP_EVENT: Final = "__gap__"
+"""Name of the item that says that part of what was asked for is not in the log."""
+
+
+def check_run_id(run_id: object) -> str:
+    """
+    Return ``run_id`` if it can name a run.
+
+    Raises:
+        InvalidRunId: not text, empty, over 200 characters, with control characters, or
+            with surrogates that UTF-8 can't carry.
+    """
+    if not isinstance(run_id, str):
+        raise InvalidRunId(f"A run id must be a str, not {type(run_id).__name__}: {run_id!r:.80}.")
+    if not run_id:
+        raise InvalidRunId("A run id must not be empty.")
+    if len(run_id) > MAX_RUN_ID_LENGTH:
+        raise InvalidRunId(
+            f"A run id may have {MAX_RUN_ID_LENGTH} characters, this one has {len(run_id)}: "
+            f"{run_id[:40]!r}…"
+        )
+    if _CONTROL.search(run_id):
+        raise InvalidRunId(f"A run id must not have control characters: {run_id!r}.")
+    if not run_id.isascii() and not _is_utf8(run_id):
+        raise InvalidRunId(f"A run id must be encodable as UTF-8: {run_id!r}.")
+    return run_id
+
+
+def check_event_name(name: object) -> str:
+    """
+    Return ``name`` if an event may have it.
+
+    Raises:
+        InvalidEvent: not text, empty, over 255 characters, with CR, LF or NUL (they can't
+            travel in an SSE field), starting with ``__`` (kept for sentinels), or with
+            surrogates that UTF-8 can't carry.
+    """
+    if type(name) is str:
+        return _checked_event_name(name)
+    if not isinstance(name, str):
+        raise InvalidEvent(f"An event name must be a str, not {type(name).__name__}: {name!r:.80}.")
+    return _checked_event_name(str.__str__(name))
+
+
+@functools.lru_cache(256)  # a producer uses few names, and this is a tenth of a publish
+def _checked_event_name(name: str) -> str:
+    if not name:
+        raise InvalidEvent("An event name must not be empty.")
+    if len(name) > MAX_NAME_LENGTH:
+        raise InvalidEvent(
+            f"An event name may have {MAX_NAME_LENGTH} characters, this one has {len(name)}: "
+            f"{name[:40]!r}…"
+        )
+    if "\n" in name or "\r" in name or "\0" in name:
+        raise InvalidEvent(f"An event name must not have CR, LF or NUL: {name!r}.")
+    if name.startswith("__"):
+        raise InvalidEvent(f"Event names that start with '__' are reserved: {name!r}.")
+    if not name.isascii() and not _is_utf8(name):
+        raise InvalidEvent(f"An event name must be encodable as UTF-8: {name!r}.")
+    return name
+
+
+def check_key(key: object) -> str:
+    """
+    Return ``key`` if it can tell an event from the others of its run.
+
+    Raises:
+        InvalidEvent: not text, empty, over 255 characters, with control characters, or with
+            surrogates that UTF-8 can't carry.
+    """
+    if not isinstance(key, str):
+        raise InvalidEvent(f"A key must be a str, not {type(key).__name__}: {key!r:.80}.")
+    if not 0 < len(key) <= MAX_KEY_LENGTH:
+        raise InvalidEvent(
+            f"A key has 1 to {MAX_KEY_LENGTH} characters, this one has {len(key)}: {key[:40]!r}."
+        )
+    if _CONTROL.search(key):
+        raise InvalidEvent(f"A key must not have control characters: {key!r}.")
+    if not _is_utf8(key):
+        raise InvalidEvent(f"A key must be encodable as UTF-8: {key!r}.")
+    return str.__str__(key)
+
+
+def check_end_status(status: object) -> str:
+    """
+    Return ``status`` if a run may end with it.
+
+    Raises:
+        ValueError: not one of success, error, cancelled, lost.
+    """
+    if status not in END_STATUSES:
+        raise ValueError(f"A run ends with one of {', '.join(END_STATUSES)}; not with {status!r}.")
+    return str(status)
+
+
+class _Encoder(threading.local):
+    """
+    Writes one line of JSON in half the time of ``JSONEncoder.encode``.
+
+    That one makes a new C encoder on each call. This keeps one for each thread, since it has a
+    table of the containers that are open, by which it knows circular data.
+    """
+
+    def __init__(self, *, ensure_ascii: bool) -> None:
+        plain = json.JSONEncoder(ensure_ascii=ensure_ascii, allow_nan=False, separators=(",", ":"))
+        make: Any = getattr(json.encoder, "c_make_encoder", None)
+        self._open: dict[int, Any] = {}
+        self._pieces: Callable[[Any, int], Iterable[str]]
+        if make is None:  # not CPython
+            self._pieces = lambda data, _: plain.iterencode(data)
+            return
+        quote = (
+            json.encoder.encode_basestring_ascii if ensure_ascii else json.encoder.encode_basestring
+        )
+        self._pieces = make(self._open, plain.default, quote, None, ":", ",", False, False, False)
+
+    def encode(self, data: Any) -> str:
+        try:
+            return "".join(self._pieces(data, 0))
+        except BaseException:
+            self._open.clear()
+            raise
+
+
+_encode_unicode = _Encoder(ensure_ascii=False).encode
+_encode_ascii = _Encoder(ensure_ascii=True).encode
+
+
+def encode_data(data: Any, max_bytes: float) -> str:
+    """
+    Return ``data`` as one line of JSON text.
+
+    Text, not a JSON column, is what the log keeps: PostgreSQL's ``jsonb`` refuses U+0000 and
+    reorders keys.
+
+    Args:
+        data: anything that JSON can express.
+        max_bytes: the largest size allowed, in bytes of UTF-8.
+
+    Raises:
+        InvalidEvent: JSON can't express it (NaN and infinities included), or it is too large.
+    """
+    try:
+        text = _encode_unicode(data)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidEvent(f"The data can't be expressed as JSON: {error}.") from error
+    size = len(text)
+    if not text.isascii():
+        if _is_utf8(text):
+            size = len(text.encode())
+        else:
+            text = _encode_ascii(data)
+            size = len(text)
+    if size > max_bytes:
+        raise InvalidEvent(
+            f"The data takes {size} bytes as JSON; STREAMBRIDGE['MAX_EVENT_BYTES'] allows "
+            f"{max_bytes}. Publish a reference to it, or in parts."
+        )
+    return text
+
+
+def error_data(error: BaseException | str) -> dict[str, str]:
+    """
+    Return the data of the ``error`` event that says why a run failed.
+
+    Whatever the error, this never fails and stays small: a run must be able to end.
+    """
+    if not isinstance(error, BaseException):
+        return {"error": "Error", "message": _shortened(str(error))}
+    try:
+        message = str(error)
+    except Exception:
+        message = f"<{type(error).__qualname__} that can't be printed>"
+    return {"error": type(error).__name__, "message": _shortened(message)}
+
+
+def _shortened(message: str) -> str:
+    if len(message) <= MAX_ERROR_LENGTH:
+        return message
+    return message[: MAX_ERROR_LENGTH - 1] + "…"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,77 @@
+"""
+Every error that StreamBridge raises by itself.
+
+::
+
+    StreamBridgeError
+     ├── InvalidEvent (ValueError)       an event that can't be published as it is
+     ├── InvalidRunId (ValueError)       a run id that can't name a run
+     ├── InvalidCursor (ValueError)      a last_event_id that is none of the cursor forms
+     ├── RunExists (ValueError)          create_run() with an id that is taken
+     ├── RunNotFound (LookupError)       an operation that needs a run that isn't there
+     ├── RunEnded (RuntimeError)         publishing to a run after its end
+     ├── ProducerFenced (RuntimeError)   a handle whose run another has taken over
+     ├── CancelRequested (RuntimeError)  a handle made to raise when its run is to stop
+     ├── InsideTransaction (RuntimeError)  a self-committing call inside atomic()
+     ├── BridgeClosed (RuntimeError)     publishing through a bridge after close()
+     └── LogUnavailable (ConnectionError)  the database can't be reached; try again
+
+Each message says what was wrong, with the value, and what to do about it.
+"""
+
+
+class StreamBridgeError(Exception):
+    """The root: catch it to catch everything that StreamBridge raises by itself."""
+
+
+class InvalidEvent(StreamBridgeError, ValueError):
+    """The event's name, data or size can't be published. Nothing was written."""
+
+
+class InvalidRunId(StreamBridgeError, ValueError):
+    """The text can't be a run id: empty, too long, or with control characters."""
+
+
+class InvalidCursor(StreamBridgeError, ValueError):
+    """The text is none of the cursor forms that ``subscribe`` takes."""
+
+
+class RunExists(StreamBridgeError, ValueError):
+    """A run with this id exists already."""
+
+
+class RunNotFound(StreamBridgeError, LookupError):
+    """No run has this id."""
+
+
+class RunEnded(StreamBridgeError, RuntimeError):
+    """The run has ended; its log takes no further event."""
+
+
+class ProducerFenced(StreamBridgeError, RuntimeError):
+    """Another producer has taken the run over; this one may write no more."""
+
+
+class CancelRequested(StreamBridgeError, RuntimeError):
+    """The run was asked to stop. Leaving a producer's block by it ends the run ``cancelled``."""
+
+
+class InsideTransaction(StreamBridgeError, RuntimeError):
+    """A call that commits by itself was made inside ``transaction.atomic()``."""
+
+
+class BridgeClosed(StreamBridgeError, RuntimeError):
+    """The bridge was closed; get a new one from ``get_bridge()``."""
+
+
+class LogUnavailable(StreamBridgeError, ConnectionError):
+    """The database that holds the log failed or can't be reached. Trying again may help."""
+
+    def __init__(
+        self, message: str, *, written: bool | None = False, transient: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.written = written
+        """False: nothing was written for sure. None: that is not known."""
+        self.transient = transient
+        """Whether the database may be back in a moment; not a lock's timeout or a full disk."""

@@ -1,0 +1,34 @@
+"""The time in which a run that its producer has released waits for the next one."""
+
+from __future__ import annotations
+
+from django.db import connections
+
+from .advance import NOW
+from .models import Run
+from .runs import RUNNING
+
+
+def extend_lease(key: int, generation: int, wait_ms: int, using: str) -> None:
+    """
+    Let the lease of a run last longer, from now on, until somebody claims it.
+
+    Changes nothing if the run has no lease, has ended or was taken over. Commits by itself.
+
+    Args:
+        key: primary key of the run.
+        generation: the one that releases it.
+        wait_ms: milliseconds that the lease gets beside its full length.
+        using: alias of the database.
+    """
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            UPDATE {Run._meta.db_table} SET
+                lease_ms = lease_ms + %s,
+                lease_expires = {NOW[connection.vendor]} + lease_ms + %s
+            WHERE id = %s AND generation = %s AND status = '{RUNNING}'
+            """,
+            (wait_ms, wait_ms, key, generation),
+        )

@@ -1,0 +1,159 @@
+"""
+Leases: keep those of this process's producers, and see to the runs that were left.
+
+A run is left by a producer that died, and by the last of its clients.
+
+A keeper renews in the background, so that an idle producer needs no query of its own. It must
+go on whatever happens to the database. Whoever expires leases must first give the living the time
+to renew them: after an outage, all of them look dead.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+from django.db import connections
+
+from . import log
+from .advance import Written
+from .exceptions import BridgeClosed, LogUnavailable
+from .log_threads import LogThreads, guarded
+from .pipeline import Pipeline
+
+LOOK_INTERVAL: Final = 0.9
+"""Seconds between two looks: a wish to cancel is known within one second."""
+
+LOOKS_PER_LEASE: Final = 6
+"""Looks in the time of a short lease, at least."""
+
+LONGEST_BREAK: Final = 5_000
+"""Milliseconds between two looks after which the log counts as unreachable in between."""
+
+EXPIRED_AT_ONCE: Final = 100
+"""Runs ended in one transaction."""
+
+logger = logging.getLogger("streambridge")
+
+
+class Keeper:
+    """
+    Looks at the runs of all open handles of a process, and renews the leases that are due.
+
+    Its thread works while a handle is open. A handle that was forgotten with its block open is
+    not kept: its run ends as lost.
+    """
+
+    def __init__(self, using: str, lease: float | None) -> None:
+        self._using = using
+        self._interval = (
+            LOOK_INTERVAL if lease is None else min(LOOK_INTERVAL, lease / LOOKS_PER_LEASE)
+        )
+        self._threads = LogThreads(using, threads=1, name="keep")
+        self._held: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+        self._lock = threading.RLock()  # a signal's handler may open a handle
+        self._keeping = False
+        self._closing = threading.Event()
+
+    def hold(self, pipeline: Pipeline) -> None:
+        """
+        Keep the lease of a claimed run until it is released.
+
+        Raises:
+            BridgeClosed: after :meth:`close`, or in a child process.
+        """
+        self._threads.check_process()  # before the lock, which a fork may have caught held
+        with self._lock:
+            if not self._keeping:
+                self._threads.start(self._keep)  # it looks after its connection itself
+                self._keeping = True
+            self._held.add(pipeline)
+
+    def release(self, pipeline: Pipeline) -> None:
+        """Keep it no more. Does nothing in a child process, which keeps none."""
+        try:
+            self._threads.check_process()
+        except BridgeClosed:
+            return
+        with self._lock:
+            self._held.discard(pipeline)
+
+    def close(self) -> None:
+        """End the thread; the leases go on to their end."""
+        self._closing.set()
+        self._threads.close()
+
+    def _keep(self) -> None:
+        while not self._closing.wait(self._interval):
+            with self._lock:
+                held = list(self._held)
+                if not held:
+                    self._keeping = False
+                    connections[self._using].close()
+                    return
+            try:
+                guarded(self._using, self._look, held)
+            except LogUnavailable:
+                continue
+            except Exception:
+                logger.exception("Looking after the leases failed.")
+            finally:
+                del held  # whoever forgets a handle meanwhile
+
+    def _look(self, held: Sequence[Pipeline]) -> None:
+        found = log.held([pipeline.key for pipeline in held], self._using)
+        due = []
+        for pipeline in held:
+            run = found.get(pipeline.key)
+            if run is None or not run.running:
+                self.release(pipeline)  # its next write learns so from the log
+                continue
+            pipeline.learn(run)
+            if run.renewal_due and run.generation == pipeline.generation:
+                due.append(pipeline.key)
+        if due:
+            log.renew(due, self._using)
+
+
+class Watch:
+    """
+    Ends the runs whose lease has expired, and asks those to cancel that lost their clients.
+
+    Use it on one thread.
+    """
+
+    def __init__(self, using: str, announce: Callable[[Sequence[Written]], None]) -> None:
+        self._using = using
+        self._announce = announce
+        self._since = 0
+        """When the log was reached for the first time without a break since."""
+        self._last = float("-inf")
+
+    def look(self, followed: Collection[str]) -> None:
+        """
+        See to all runs of the log.
+
+        Args:
+            followed: ids of runs that have clients here, or had since the last look.
+
+        Raises:
+            Exception: the database failed.
+        """
+        try:
+            now = log.lease_clock(self._using)
+            # The clock may have jumped, or this machine have slept with all its producers.
+            if not 0 <= now - self._last <= LONGEST_BREAK:
+                self._since = now
+            self._last = now
+            log.note_clients(followed, now, self._using)
+            log.cancel_unwatched(now, now - self._since, self._using)
+            while written := log.expire_leases(
+                self._using, EXPIRED_AT_ONCE, now, now - self._since
+            ):
+                self._announce(written)
+        except Exception:
+            self._last = float("-inf")
+            raise

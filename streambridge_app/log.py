@@ -1,0 +1,707 @@
+"""
+The log of every run: with :mod:`streambridge_app.advance`, the only one that writes its tables.
+
+All functions are synchronous, work on the caller's connection to the database ``using``, and
+leave transactions to the caller unless they say otherwise. An event gets its number under the
+lock of its run's row, in the transaction that inserts it; so numbers have no hole, and a
+reader that sees event N sees every event before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import json
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from django.db import OperationalError, connections, transaction
+from django.db.models import F, Q, QuerySet, Subquery, Value
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from .advance import LEASE_IS_FRESH, NOW, Write, Written, advance
+from .arguments import new_loss
+from .bridge import fenced
+from .commit_times import commit_time
+from .exceptions import ProducerFenced, RunEnded, RunExists, RunNotFound
+from .models import EpochFloor, Event, EventKey, Run
+from .runs import RUNNING, RunHead, RunState
+from .tail import Batch
+
+DELETE_BATCH: Final = 5_000
+"""Events deleted in one transaction, so that no publisher waits long for a deletion."""
+
+IDS_PER_QUERY: Final = 500
+"""Run ids in one query: below the limit on parameters of every SQLite."""
+
+PAGE_BYTES: Final = 262_144
+"""A page of the log ends with the rows that pass this size."""
+
+EXPIRY_GRACE: Final = 2_000
+"""Milliseconds, beside a third of a lease, for which the living may renew it after an outage."""
+
+WATCH_SLACK: Final = 2_000
+"""Milliseconds by which word of a run's clients may be late."""
+
+LOCK_PATIENCE: Final = 1_000
+"""Milliseconds for which a look at clients waits for publishers, who may hold runs for long."""
+
+_CREATE_ATTEMPTS: Final = 3
+
+Appended = Written | RunEnded | ProducerFenced
+
+_RUN = Run._meta.db_table
+_EVENT = Event._meta.db_table
+
+
+class Claim(NamedTuple):
+    """What a producer handle learns of its run."""
+
+    key: int
+    epoch: int
+    generation: int
+    cancel_requested: bool
+
+
+class Held(NamedTuple):
+    """What became of a run that a producer handle has claimed."""
+
+    running: bool
+    generation: int
+    cancel_requested: bool
+    renewal_due: bool
+
+
+def create(
+    run_id: str,
+    using: str,
+    owner_id: Any = None,
+    metadata_json: str = "{}",
+    lease_ms: int | None = None,
+    cancel_after_ms: int | None = None,
+) -> None:
+    """
+    Insert a run, in a transaction of its own or as part of the caller's.
+
+    Args:
+        run_id: its id.
+        using: alias of the database.
+        owner_id: primary key of its owner.
+        metadata_json: a JSON object.
+        lease_ms: milliseconds after which the run is lost if nobody publishes; None: no lease.
+        cancel_after_ms: milliseconds without a client after which it is asked to cancel.
+
+    Raises:
+        RunExists: the id is taken.
+    """
+    with transaction.atomic(using=using):
+        keys = _create([(run_id, owner_id, metadata_json)], using)
+        if not keys:
+            raise RunExists(f"A run with the id {run_id!r} exists already.")
+        created = Run.objects.using(using).filter(id=keys[0])
+        if lease_ms is not None:
+            created.update(lease_ms=lease_ms, lease_expires=lease_clock(using) + lease_ms)
+        if cancel_after_ms is not None:
+            created.update(cancel_after_ms=cancel_after_ms)
+
+
+def create_missing(run_ids: Iterable[str], using: str) -> None:
+    """Insert those of the runs that don't exist; waits for whoever inserts one of them as well."""
+    if rows := [(run_id, None, "{}") for run_id in run_ids]:
+        _create(rows, using)
+
+
+_CREATE = f"""
+    INSERT INTO {_RUN}
+        (run_id, owner_id, metadata_json, epoch, created_at, head, floor, size, status)
+    VALUES {{}} ON CONFLICT (run_id) DO NOTHING RETURNING id
+"""
+_CREATE_ROW = f"(%s, %s, %s, %s, %s, 0, 0, 0, '{RUNNING}')"
+
+
+def _create(runs: Sequence[tuple[str, Any, str]], using: str) -> list[int]:
+    """Insert runs, given id, owner and metadata of each, but those that exist; return the keys."""
+    connection = connections[using]
+    epoch = time.time_ns() // 1_000_000
+    now = connection.ops.adapt_datetimefield_value(timezone.now())
+    to_db = Run._meta.get_field("owner").get_db_prep_save
+    rows = [
+        (run_id, to_db(owner_id, connection), metadata_json, epoch, now)
+        for run_id, owner_id, metadata_json in sorted(runs)  # no two processes wait in a circle
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _CREATE.format(", ".join([_CREATE_ROW] * len(rows))),
+            list(itertools.chain.from_iterable(rows)),
+        )
+        keys = [key for (key,) in cursor.fetchall()]
+    # Read after the insertion, which waits for a deletion of the same id to commit.
+    Run.objects.using(using).filter(
+        id__in=keys, epoch__lte=EpochFloor.objects.values("epoch")[:1]
+    ).update(epoch=Subquery(EpochFloor.objects.values("epoch")[:1]) + 1)
+    return keys
+
+
+def claim(run_id: str, lease_ms: int | None, take_over: bool, using: str) -> Claim:
+    """
+    Make a run one producer's, creating it if need be, and start its lease.
+
+    Args:
+        run_id: the run.
+        lease_ms: milliseconds that the lease lasts; None: as long as it was created with, if any.
+        take_over: fence the producers that have it so far.
+        using: alias of the database.
+
+    Raises:
+        RunEnded: the run has ended.
+    """
+    connection = connections[using]
+    # The column, not whether it is null: SQLite (3.40) says of any that it is not, in RETURNING.
+    statement = f"""
+        UPDATE {_RUN} SET
+            generation = generation + %s,
+            lease_ms = coalesce(%s, lease_ms),
+            lease_expires = {NOW[connection.vendor]} + coalesce(%s, lease_ms)
+        WHERE run_id = %s AND status = '{RUNNING}'
+        RETURNING id, epoch, generation, cancel_requested_at
+    """
+    for _ in range(_CREATE_ATTEMPTS):
+        with connection.cursor() as cursor:
+            cursor.execute(statement, (int(take_over), lease_ms, lease_ms, run_id))
+            found = cursor.fetchall()
+        if found:
+            key, epoch, generation, cancel_requested_at = found[0]
+            return Claim(key, epoch, generation, cancel_requested_at is not None)
+        with contextlib.suppress(RunExists):  # it has ended, or was made just now
+            create(run_id, using, lease_ms=lease_ms)
+    raise _ended(run_id, None)
+
+
+def append(
+    writes: Sequence[Write], using: str, at: datetime.datetime, done: dict[str, Written]
+) -> list[Appended]:
+    """
+    Append to several runs at once and say for each what was written.
+
+    Outside a transaction, all of it is committed on return. The runs' rows are locked in the
+    order of their primary keys, so two processes can't deadlock over them. A run that
+    doesn't exist is created, unless an epoch was asked for. For a run that has ended, was
+    deleted, or has a later producer, nothing is written: a :class:`RunEnded` or
+    :class:`ProducerFenced` takes the place of its result. Events whose key the run has are left
+    out, also after its end.
+
+    Args:
+        writes: at most one per run.
+        using: alias of the database.
+        at: time of the events, and of an end.
+        done: results by run id. It takes those of each commit as they come, so that they are
+            known if the next one fails; writes with a result are skipped.
+    """
+    if any(write.keys for write in writes):
+        return _append_keyed(writes, using, at, done)
+    connection = connections[using]
+    if left := [write for write in writes if write.run_id not in done]:
+        done.update((written.run_id, written) for written in advance(connection, left, at))
+    for _ in range(_CREATE_ATTEMPTS):
+        left = [write for write in writes if write.epoch is None and write.run_id not in done]
+        if not left:
+            break
+        # Rare: the first event of a run, or one after its end.
+        with transaction.atomic(using=using):
+            ended = set(
+                Run.objects.using(using)
+                .filter(run_id__in=[write.run_id for write in left])
+                .exclude(status=RUNNING)
+                .values_list("run_id", flat=True)
+            )
+            fresh = [write for write in left if write.run_id not in ended]
+            if not fresh:
+                break
+            create_missing([write.run_id for write in fresh], using)
+            made = list(advance(connection, fresh, at))
+        done.update((written.run_id, written) for written in made)
+    fenced = _fenced([write for write in writes if write.run_id not in done], using)
+    return [
+        done.get(write.run_id) or fenced.get(write.run_id) or _ended(write.run_id, write.epoch)
+        for write in writes
+    ]
+
+
+class _Locked(NamedTuple):
+    """A run whose row is locked."""
+
+    key: int
+    epoch: int
+    generation: int
+    head: int
+    status: str
+    cancel_requested_at: Any
+
+    def is_for(self, write: Write) -> bool:
+        return write.epoch in (None, self.epoch) and write.generation in (None, self.generation)
+
+    def unchanged(self, run_id: str) -> Written:
+        """Return the result of a write that had nothing new."""
+        nothing = Batch(self.epoch, self.head + 1, (), ())
+        cancel_requested = self.cancel_requested_at is not None
+        return Written(run_id, self.key, self.epoch, nothing, self.status, cancel_requested)
+
+
+def _append_keyed(
+    writes: Sequence[Write], using: str, at: datetime.datetime, done: dict[str, Written]
+) -> list[Appended]:
+    """
+    Append what is new, all in one transaction.
+
+    The lock comes first: a statement sees what was committed when it began, and to wait for a
+    lock doesn't change that. So only a statement that follows sees the keys of whoever had it.
+    """
+    with transaction.atomic(using=using):
+        runs = _lock(writes, using)
+        missing = {write.run_id for write in writes if write.epoch is None} - runs.keys()
+        if missing:
+            _create([(run_id, None, "{}") for run_id in missing], using)
+            runs = _lock(writes, using)
+        keys = {key for write in writes for key in write.keys if key is not None}
+        found = EventKey.objects.using(using).filter(
+            run_id__in=[run.key for run in runs.values()], key__in=keys
+        )
+        known = set(found.values_list("run_id", "key"))
+        outcomes: dict[str, Appended] = dict(done)
+        fresh = []
+        for wanted in writes:
+            if wanted.run_id in done:
+                continue
+            run = runs.get(wanted.run_id)
+            if run is None or not run.is_for(wanted):
+                fresh.append(wanted)  # to be refused
+                continue
+            write = _without_known(wanted, run.key, known)
+            if write.names or write.end is not None:
+                fresh.append(write)
+            else:
+                outcomes[write.run_id] = run.unchanged(write.run_id)
+        appended = append([write._replace(keys=()) for write in fresh], using, at, {})
+        outcomes.update(zip([write.run_id for write in fresh], appended, strict=True))
+        EventKey.objects.using(using).bulk_create(
+            EventKey(run_id=outcome.key, key=key, seq=outcome.batch.first + index)
+            for write, outcome in zip(fresh, appended, strict=True)
+            if isinstance(outcome, Written)
+            for index, key in enumerate(write.keys)
+            if key is not None
+        )
+    return [outcomes[write.run_id] for write in writes]
+
+
+def _lock(writes: Sequence[Write], using: str) -> dict[str, _Locked]:
+    """Lock the rows of the runs that exist, in the order of their primary keys, and return them."""
+    columns = "run_id, id, epoch, generation, head, status, cancel_requested_at"
+    vendor = connections[using].vendor
+    wanted = f"run_id {_among(vendor)}"
+    if vendor == "postgresql":
+        statement = f"SELECT {columns} FROM {_RUN} WHERE {wanted} ORDER BY id FOR UPDATE"
+    else:  # a write, since a transaction that began as a reader may find that it is too late
+        statement = f"UPDATE {_RUN} SET head = head WHERE {wanted} RETURNING {columns}"
+    with connections[using].cursor() as cursor:
+        cursor.execute(statement, (_listed([write.run_id for write in writes], vendor),))
+        return {run_id: _Locked(*locked) for run_id, *locked in cursor.fetchall()}
+
+
+def _without_known(write: Write, run: int, known: set[tuple[int, str]]) -> Write:
+    """Return a write without the events whose keys are known, after which its own are known too."""
+    events = []
+    for event in itertools.zip_longest(write.names, write.data, write.keys):
+        key = event[2]
+        if key is not None:
+            if (run, key) in known:
+                continue
+            known.add((run, key))
+        events.append(event)
+    names, data, keys = zip(*events, strict=True) if events else ((), (), ())
+    return write._replace(names=names, data=data, keys=keys)
+
+
+def _fenced(refused: Sequence[Write], using: str) -> dict[str, ProducerFenced]:
+    """Return an error for each of the writes whose run a later producer has taken over."""
+    wanted = {write.run_id: write for write in refused if write.generation is not None}
+    if not wanted:
+        return {}
+    found = Run.objects.using(using).filter(run_id__in=wanted)
+    now = {run.run_id: (run.epoch, run.generation) for run in found}
+    return {
+        run_id: fenced(run_id)
+        for run_id, write in wanted.items()
+        if run_id in now and now[run_id][0] == write.epoch and now[run_id][1] != write.generation
+    }
+
+
+def _ended(run_id: str, epoch: int | None) -> RunEnded:
+    fate = "has ended" if epoch is None else "has ended or was deleted"
+    return RunEnded(f"The run {run_id!r} {fate}; its log takes no further event.")
+
+
+# One row, made by one call of the database: rows would each be a turn at the interpreter's lock.
+# The order within is promised by PostgreSQL, and by SQLite for a subquery under an aggregate that
+# depends on it (https://www.sqlite.org/optoverview.html#omitorderby, its fifth condition).
+_PAGE = f"""
+    FROM {_EVENT} WHERE run_id = %s AND seq > %s AND seq <= %s AND byte_offset < {PAGE_BYTES} + (
+        SELECT byte_offset FROM {_EVENT} WHERE run_id = %s AND seq > %s ORDER BY seq LIMIT 1
+    )
+"""
+_READ = f"""
+    SELECT min(seq), group_concat(event || char(10) || data, char(10))
+    FROM (SELECT seq, event, data {_PAGE} ORDER BY seq)
+"""
+_READ_POSTGRESQL = f"""
+    SELECT min(seq), string_agg(event || E'\\n' || data, E'\\n' ORDER BY seq) {_PAGE}
+"""
+
+
+def read_after(key: int, epoch: int, seq: int, limit: int, using: str) -> Batch | None:
+    """
+    Return the events after ``seq``, up to number ``seq + limit`` and around 256 KiB.
+
+    None if there are none of these numbers. The first event of the batch is not ``seq + 1`` if
+    that was trimmed.
+
+    Args:
+        key: primary key of the run.
+        epoch: its epoch.
+        seq: number of the event to start after.
+        limit: events, at most.
+        using: alias of the database.
+    """
+    connection = connections[using]
+    query = _READ_POSTGRESQL if connection.vendor == "postgresql" else _READ
+    with connection.cursor() as cursor:
+        cursor.execute(query, (key, seq, seq + limit, key, seq))
+        first, packed = cursor.fetchone()
+    return None if first is None else Batch.unpack(epoch, first, packed)
+
+
+_HEADS = f"SELECT run_id, id, epoch, head, floor, status FROM {_RUN} WHERE run_id IN ({{}})"
+
+
+def heads(run_ids: Iterable[str], using: str) -> dict[str, RunHead]:
+    """Return the heads of those of the runs that exist, by run id."""
+    found = {}
+    wanted = list(run_ids)
+    with connections[using].cursor() as cursor:
+        for start in range(0, len(wanted), IDS_PER_QUERY):
+            some = wanted[start : start + IDS_PER_QUERY]
+            cursor.execute(_HEADS.format(", ".join(["%s"] * len(some))), some)
+            for run_id, *head in cursor.fetchall():
+                found[run_id] = RunHead(*head)
+    return found
+
+
+def data_version(using: str) -> int | None:
+    """
+    Return a number that changes when another connection commits, or None if there is none.
+
+    Source: SQLite's ``PRAGMA data_version``. It makes a look at an unchanged log almost free.
+    """
+    connection = connections[using]
+    if connection.vendor != "sqlite":
+        return None
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA data_version")
+        return int(cursor.fetchone()[0])
+
+
+def state(run_id: str, using: str) -> RunState:
+    """
+    Return the state of a run.
+
+    Raises:
+        RunNotFound: no run has this id.
+    """
+    run = Run.objects.using(using).filter(run_id=run_id).first()
+    if run is None:
+        raise _not_found(run_id)
+    return RunState(
+        run_id=run_id,
+        epoch=run.epoch,
+        status=run.status,
+        head=run.head,
+        earliest=run.floor + 1 if run.head > run.floor else None,
+        created_at=run.created_at,
+        ended_at=run.ended_at,
+        owner_id=run.owner_id,
+        metadata=run.metadata,
+        cancel_requested=run.cancel_requested_at is not None,
+        generation=run.generation,
+    )
+
+
+def request_cancel(run_id: str, using: str) -> None:
+    """
+    Note that the run's producer is asked to stop; the first request's time is kept.
+
+    Raises:
+        RunNotFound: no run has this id.
+        RunEnded: it has ended.
+    """
+    asked = (
+        Run.objects.using(using)
+        .filter(run_id=run_id, status=RUNNING)
+        .update(cancel_requested_at=Coalesce("cancel_requested_at", Value(timezone.now())))
+    )
+    if not asked:
+        if _exists(run_id, using):
+            raise RunEnded(f"The run {run_id!r} has ended; there is nothing left to cancel.")
+        raise _not_found(run_id)
+
+
+def held(keys: Sequence[int], using: str) -> dict[int, Held]:
+    """Return what became of claimed runs, by primary key; nothing for those that were deleted."""
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT
+                id, status = '{RUNNING}', generation, cancel_requested_at IS NOT NULL,
+                NOT {LEASE_IS_FRESH[connection.vendor]}
+            FROM {_RUN} WHERE id {_among(connection.vendor)} AND run_id IS NOT NULL
+            """,
+            (_listed(keys, connection.vendor),),
+        )
+        return {
+            key: Held(bool(running), generation, bool(cancel), bool(due))
+            for key, running, generation, cancel, due in cursor.fetchall()
+        }
+
+
+def renew(keys: Sequence[int], using: str) -> None:
+    """Renew the leases of runs, but for those that are locked: who appends renews as well."""
+    _set_unlocked(keys, f"lease_expires = {NOW[connections[using].vendor]} + lease_ms", (), using)
+
+
+def lease_clock(using: str) -> int:
+    """Return the milliseconds since 1970 on the clock that leases run by."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(f"SELECT {NOW[connections[using].vendor]}")
+        return int(cursor.fetchone()[0])
+
+
+def expire_leases(using: str, limit: int, now: int, reached_for: int) -> list[Written]:
+    """
+    End as lost, with an ``error`` event, runs whose lease has expired; return what was written.
+
+    Each is ended once, however many processes do this. It commits by itself.
+
+    Args:
+        using: alias of the database.
+        limit: runs, at most.
+        now: milliseconds, from :func:`lease_clock`.
+        reached_for: milliseconds for which this process has reached the log without a break. Within
+            a third of a lease and :data:`EXPIRY_GRACE`, a living producer may not have renewed.
+    """
+    connection = connections[using]
+    expired = f"""
+        SELECT run_id, epoch FROM {_by_index("streambridge_run_lease", connection.vendor)}
+        WHERE status = '{RUNNING}' AND lease_expires <= %s AND run_id IS NOT NULL
+            AND lease_ms / 3 + {EXPIRY_GRACE} <= %s
+        ORDER BY lease_expires LIMIT %s
+    """
+    parameters = (now, reached_for, limit)
+    locking = "FOR UPDATE SKIP LOCKED" if connection.vendor == "postgresql" else ""
+    with connection.cursor() as cursor:
+        cursor.execute(expired, parameters)  # takes no lock, and mostly finds none
+        if not cursor.fetchall():
+            return []
+        with transaction.atomic(using=using):
+            cursor.execute(f"{expired} {locking}", parameters)
+            losses = [Write(*new_loss(run_id), epoch) for run_id, epoch in cursor.fetchall()]
+            return list(advance(connection, losses, commit_time())) if losses else []
+
+
+# Word of a run's clients is written again after this many milliseconds.
+_WATCH_INTERVAL = "CASE WHEN cancel_after_ms > 3000 THEN cancel_after_ms / 3 ELSE 1000 END"
+
+
+def note_clients(run_ids: Collection[str], now: int, using: str) -> None:
+    """Write that runs have clients, for those that want to know and whose last word is old."""
+    vendor = connections[using].vendor
+    with connections[using].cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT id, run_id FROM {_by_index("streambridge_run_watched", vendor)}
+            WHERE status = '{RUNNING}' AND cancel_after_ms IS NOT NULL
+                AND cancel_requested_at IS NULL AND (
+                    watched_at IS NULL OR NOT %s - watched_at BETWEEN 0 AND {_WATCH_INTERVAL}
+                )
+            """,
+            (now,),
+        )
+        due = [key for key, run_id in cursor.fetchall() if run_id in run_ids]
+    if due:
+        noted = _set_unlocked(due, "watched_at = %s", (now,), using)
+        _set_patiently(set(due) - noted, "watched_at = %s WHERE true", (now,), using)
+
+
+def cancel_unwatched(now: int, reached_for: int, using: str) -> None:
+    """
+    Ask those runs to cancel that had clients, and have had none for long enough.
+
+    Args:
+        now: milliseconds, from :func:`lease_clock`.
+        reached_for: milliseconds for which this process has reached the log without a break:
+            after an outage, nobody had the time to write of clients.
+        using: alias of the database.
+    """
+    late = f"{_WATCH_INTERVAL} + {WATCH_SLACK}"
+    unwatched = f"""
+        WHERE status = '{RUNNING}' AND cancel_after_ms IS NOT NULL AND cancel_requested_at IS NULL
+            AND watched_at + cancel_after_ms + {late} <= %s AND {late} <= %s
+    """
+    parameters = (now, reached_for)
+    runs = _by_index("streambridge_run_watched", connections[using].vendor)
+    with connections[using].cursor() as cursor:
+        cursor.execute(f"SELECT id FROM {runs} {unwatched}", parameters)
+        found = [key for (key,) in cursor.fetchall()]
+    asked_at = connections[using].ops.adapt_datetimefield_value(timezone.now())
+    _set_patiently(found, f"cancel_requested_at = %s {unwatched}", (asked_at, *parameters), using)
+
+
+def _set_unlocked(
+    keys: Sequence[int], assignment: str, parameters: tuple[Any, ...], using: str
+) -> set[int]:
+    """Change those of the running runs that nobody else has locked; return their keys."""
+    connection = connections[using]
+    with transaction.atomic(using=using), connection.cursor() as cursor:
+        runs = Run.objects.using(using).filter(id__in=keys, status=RUNNING).order_by("id")
+        unlocked = list(
+            runs.select_for_update(
+                skip_locked=connection.features.has_select_for_update_skip_locked
+            ).values_list("id", flat=True)
+        )
+        cursor.execute(
+            f"UPDATE {_RUN} SET {assignment} WHERE id {_among(connection.vendor)}",
+            (*parameters, _listed(unlocked, connection.vendor)),
+        )
+    return set(unlocked)
+
+
+def _set_patiently(
+    keys: Collection[int], assignment: str, parameters: tuple[Any, ...], using: str
+) -> None:
+    """Change runs one by one, waiting for locks; those that stay locked are left as they are."""
+    connection = connections[using]
+    for key in keys:
+        with (
+            contextlib.suppress(OperationalError),
+            transaction.atomic(using=using),
+            connection.cursor() as cursor,
+        ):
+            if connection.vendor == "postgresql":
+                patience = max(1, LOCK_PATIENCE // len(keys))
+                cursor.execute(f"SET LOCAL lock_timeout = {patience}")
+            cursor.execute(f"UPDATE {_RUN} SET {assignment} AND id = %s", (*parameters, key))
+
+
+def _by_index(index: str, vendor: str) -> str:
+    """Return the runs as SQL; SQLite would go through all that are running."""
+    return f"{_RUN} INDEXED BY {index}" if vendor == "sqlite" else _RUN
+
+
+def _among(vendor: str) -> str:
+    """Return the SQL to compare a value with a list that :func:`_listed` has made."""
+    return "= ANY(%s)" if vendor == "postgresql" else "IN (SELECT value FROM json_each(%s))"
+
+
+def _listed(values: Iterable[int | str], vendor: str) -> Any:
+    return list(values) if vendor == "postgresql" else json.dumps(list(values))
+
+
+def trim(run_id: str, keep: int, using: str) -> int:
+    """
+    Delete all but the newest ``keep`` events of a run; return how many that were.
+
+    The floor moves first, in a transaction of its own: a reader learns of the gap, never of
+    a hole. If the process dies in between, the next call deletes what is left.
+
+    Raises:
+        RunNotFound: no run has this id.
+    """
+    runs = Run.objects.using(using).filter(run_id=run_id)
+    runs.filter(head__gt=F("floor") + keep).update(floor=F("head") - keep)
+    found = runs.values_list("id", "floor").first()
+    if found is None:
+        raise _not_found(run_id)
+    return sum(_delete_events(*found, using))
+
+
+def schedule_cleanup(run_id: str, deadline: datetime.datetime, using: str) -> int | None:
+    """Store when to delete a run, and return its key; None if there is no such run."""
+    runs = Run.objects.using(using)
+    key = runs.filter(run_id=run_id).values_list("id", flat=True).first()
+    if key is not None:  # by key: the id may name another run a moment later
+        runs.filter(id=key).update(delete_at=deadline)
+    return key
+
+
+def due(using: str, now: datetime.datetime, limit: int) -> list[int]:
+    """Return the keys of runs whose deletion is due or was begun, the oldest first."""
+    return list(
+        Run.objects.using(using)
+        .filter(Q(delete_at__lte=now) | Q(run_id__isnull=True))
+        .order_by("id")
+        .values_list("id", flat=True)[:limit]
+    )
+
+
+def kept_too_long(using: str, ended_before: datetime.datetime) -> QuerySet[Run]:
+    """Return the runs that ended before a moment."""
+    return Run.objects.using(using).filter(ended_at__lt=ended_before, run_id__isnull=False)
+
+
+def delete(key: int, using: str) -> Iterator[int]:
+    """
+    Delete a run, its events and keys, yielding after each transaction the number of events it took.
+
+    The first transaction takes the run's id away: from then on the run is gone for everybody,
+    the id is free for a new incarnation, and whoever sweeps next finishes the deletion if
+    this process dies.
+    """
+    with transaction.atomic(using=using):
+        run = Run.objects.using(using).select_for_update().filter(id=key).first()
+        if run is None:
+            return
+        if run.run_id is not None:
+            EpochFloor.objects.using(using).bulk_create([EpochFloor()], ignore_conflicts=True)
+            EpochFloor.objects.using(using).filter(epoch__lt=run.epoch).update(epoch=run.epoch)
+            Run.objects.using(using).filter(id=key).update(run_id=None)
+    yield 0
+    yield from _delete_events(key, run.head, using)
+    keys = EventKey.objects.using(using).filter(run_id=key)
+    some = keys.order_by("key").values("key")[:DELETE_BATCH]
+    while keys.filter(key__in=some)._raw_delete(using):
+        yield 0
+    Run.objects.using(using).filter(id=key).delete()
+
+
+def delete_all(key: int, using: str) -> int:
+    """Delete a run and its events; return how many events that were."""
+    return sum(delete(key, using))
+
+
+def _delete_events(key: int, last: int, using: str) -> Iterator[int]:
+    events = Event.objects.using(using).filter(run_id=key)
+    while True:
+        oldest = events.filter(seq__lte=last).order_by("seq").values_list("seq", flat=True).first()
+        if oldest is None:
+            return
+        upto = min(last, oldest + DELETE_BATCH - 1)
+        yield events.filter(seq__range=(oldest, upto))._raw_delete(using)
+
+
+def _exists(run_id: str, using: str) -> bool:
+    return Run.objects.using(using).filter(run_id=run_id).exists()
+
+
+def _not_found(run_id: str) -> RunNotFound:
+    return RunNotFound(f"There is no run with the id {run_id!r}.")

@@ -1,0 +1,81 @@
+"""
+Pages of the log, read once for all clients of an event loop that want them at about the same time.
+
+Twenty readers of the same history cost the database what one costs, and its frames are encoded
+once. A page never changes: events are only ever added after it, or deleted with a gap to show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from .tail import Batch
+
+KEPT_PAGES: Final = 8
+"""Pages in memory per event loop, at most; each around 256 KiB of data, and its frames."""
+
+ReadPage = Callable[[int, int, int, int], Awaitable[Batch | None]]
+
+
+class Pages:
+    """The pages asked for last. Use it on one event loop only."""
+
+    def __init__(self, read: ReadPage, page_events: int) -> None:
+        """
+        Args:
+            read: reads a page, given a run's key, its epoch, the number to start after and how
+                many events to read at most.
+            page_events: events in a page, at most.
+        """
+        self._read = read
+        self._page_events = page_events
+        self._pages: OrderedDict[tuple[int, int, int], asyncio.Future[Batch | None]] = OrderedDict()
+
+    async def read(self, key: int, epoch: int, seq: int, head: int) -> Batch | None:
+        """
+        Return a page of what is after ``seq``; None if there is nothing.
+
+        The page after it is read ahead, while this one is on its way to the client.
+
+        Args:
+            key: primary key of the run.
+            epoch: its epoch.
+            seq: number of the event to start after.
+            head: number of the newest event known.
+
+        Raises:
+            LogUnavailable: the log can't be reached.
+        """
+        # A client that goes away must not take the page from the others.
+        page = await asyncio.shield(self._page(key, epoch, seq))
+        if page is not None and page.last < head:
+            self._page(key, epoch, page.last)
+        return page
+
+    def _page(self, key: int, epoch: int, seq: int) -> asyncio.Future[Batch | None]:
+        place = (key, epoch, seq)
+        page = self._pages.get(place)
+        if page is not None:
+            self._pages.move_to_end(place)
+            return page
+        # Pages end at multiples of their size, so that readers that began elsewhere soon share.
+        most = self._page_events - seq % self._page_events
+        page = self._pages[place] = asyncio.ensure_future(self._read(key, epoch, seq, most))
+        page.add_done_callback(lambda page: self._forget_failure(place, page))
+        while len(self._pages) > KEPT_PAGES:
+            self._pages.popitem(last=False)
+        return page
+
+    def _forget_failure(
+        self, place: tuple[int, int, int], page: asyncio.Future[Batch | None]
+    ) -> None:
+        failed = page.cancelled() or page.exception() is not None or page.result() is None
+        if failed and self._pages.get(place) is page:
+            del self._pages[place]
+
+    async def close(self) -> None:
+        """Wait for what is being read."""
+        await asyncio.gather(*self._pages.values(), return_exceptions=True)

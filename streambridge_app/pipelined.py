@@ -1,0 +1,143 @@
+"""Producer handles that accept events ahead of their commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from .bridge import Producer, released
+from .exceptions import InsideTransaction
+from .pipeline import Pipeline
+from .sync import SyncProducer
+from .writer import Wakeup
+
+if TYPE_CHECKING:
+    from .backends.channel_layer import ChannelLayerBridge
+    from .transactional import TransactionalBridge
+
+
+class PipelinedProducer(Producer):
+    """Publishes through a pipeline; waits on its event loop while that is full."""
+
+    _bridge: ChannelLayerBridge
+
+    def __init__(self, bridge: ChannelLayerBridge, pipeline: Pipeline, *, take_over: bool) -> None:
+        super().__init__(bridge, pipeline.run_id, take_over=take_over)
+        self.pipeline = pipeline
+        self._waiters: set[asyncio.Future[None]] = set()
+        pipeline.on_settled = self._wakeup
+
+    @property
+    def cancel_requested(self) -> bool:
+        return self.pipeline.cancel_requested
+
+    async def publish(self, event: str, data: Any, *, key: str | None = None) -> None:
+        name, text = self.pipeline.encode(event, data)
+        if self.pipeline.full:
+            self.pipeline.hurry()
+            await self._until(self.pipeline.has_room)
+        self.pipeline.accept(name, text, key)
+
+    async def flush(self) -> None:
+        await self._flush()
+        self.pipeline.check()
+
+    async def _claim(self) -> None:
+        await self._bridge.claim(self.pipeline, take_over=self._take_over)
+
+    def _refuse_all(self) -> None:
+        self.pipeline.refuse(released(self.run_id))
+
+    async def _extend_lease(self, wait_ms: int) -> None:
+        await self._bridge.extend_lease(self.pipeline, wait_ms)
+
+    def _release(self) -> None:
+        self._bridge.keeper.release(self.pipeline)
+
+    async def _flush(self) -> None:
+        await self._until(self.pipeline.settles_all())
+
+    async def _end(self, **how: Any) -> None:
+        pipeline = self.pipeline
+        await self._bridge.publish_end(
+            self.run_id, epoch=pipeline.epoch, generation=pipeline.generation, **how
+        )
+
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        # A cancellation here has accepted nothing and leaves the buffer as it is.
+        while not ready():
+            waiter = asyncio.get_running_loop().create_future()
+            with self.pipeline.settled:
+                if ready():  # settled between the look and the lock
+                    return
+                self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+
+    def _wakeup(self) -> Wakeup | None:
+        for waiter in tuple(self._waiters):
+            return waiter.get_loop(), self._wake
+        return None
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class PipelinedSyncProducer(SyncProducer):
+    """Publishes through a pipeline; blocks its thread while that is full."""
+
+    _producer: PipelinedProducer
+
+    def __init__(self, bridge: TransactionalBridge, producer: PipelinedProducer) -> None:
+        bridge.refuse_transaction("A producer handle")
+        super().__init__(producer)
+        self._bridge = bridge
+        self._pipeline = producer.pipeline
+
+    def publish(self, event: str, data: Any, *, key: str | None = None) -> None:
+        name, text = self._pipeline.encode(event, data)
+        if self._pipeline.full:
+            self._pipeline.hurry()
+            self._until(self._pipeline.has_room)
+        self._pipeline.accept(name, text, key)
+
+    def flush(self) -> None:
+        self._bridge.refuse_transaction("A producer handle")
+        self._until(self._pipeline.settles_all())
+        self._pipeline.check()
+
+    def release(self, *, wait: float = 0) -> None:
+        self._bridge.refuse_transaction("A producer handle")
+        super().release(wait=wait)
+
+    def __enter__(self) -> Self:
+        self._bridge.refuse_transaction("A producer handle")
+        return super().__enter__()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._bridge.refuse_transaction("Ending a producer handle")
+        except InsideTransaction as error:
+            if exc is None:
+                raise
+            exc.add_note(f"The run {self.run_id!r} could not be ended: {error}")
+            return
+        super().__exit__(exc_type, exc, traceback)
+
+    def _until(self, ready: Callable[[], bool]) -> None:
+        if ready():
+            return
+        self._bridge.refuse_transaction("Waiting for a producer handle's commit")
+        with self._pipeline.settled:
+            self._pipeline.settled.wait_for(ready)

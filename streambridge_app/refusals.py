@@ -1,0 +1,57 @@
+"""Why a client is refused, as an HTTP status, a code and a sentence: one table for all routes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .exceptions import (
+    BridgeClosed,
+    InvalidCursor,
+    InvalidRunId,
+    LogUnavailable,
+    RunEnded,
+    RunNotFound,
+    StreamBridgeError,
+)
+
+RETRY_AFTER: Final = 5
+"""Seconds after which a client may try again what was refused by 429 or 503."""
+
+SHUTTING_DOWN: Final = "shutting_down"
+"""The code of what a server refuses because it stops."""
+
+NOT_FOUND: Final = "There is no such run, or it is not yours to see."
+
+_TABLE: Final[dict[type[StreamBridgeError], tuple[int, str, str | None]]] = {
+    InvalidCursor: (400, "invalid_cursor", None),
+    InvalidRunId: (400, "invalid_run_id", None),
+    RunNotFound: (404, "not_found", NOT_FOUND),
+    RunEnded: (409, "run_ended", None),
+    LogUnavailable: (503, "log_unavailable", "The log can't be reached right now. Try again."),
+    BridgeClosed: (503, SHUTTING_DOWN, "This server is shutting down. Connect again."),
+}
+"""A sentence stands in for messages that would tell strangers about the inside."""
+
+
+class Refusal(Exception):
+    """A request that is not granted."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        """The HTTP status; a WebSocket is closed with 4000 more."""
+        self.code = code
+        self.message = message
+
+    @classmethod
+    def of(cls, error: StreamBridgeError) -> Refusal:
+        """
+        Return the refusal that an error of the bridge means to a client.
+
+        Raises:
+            StreamBridgeError: the error itself, if it is none of a client's making.
+        """
+        for kind, (status, code, message) in _TABLE.items():
+            if isinstance(error, kind):
+                return cls(status, code, message or str(error))
+        raise error

@@ -1,0 +1,59 @@
+"""What is known about a run: its statuses, its head, and the state that callers see."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import Any, NamedTuple
+
+RUNNING = "running"
+SUCCESS = "success"
+ERROR = "error"
+CANCELLED = "cancelled"
+LOST = "lost"
+END_STATUSES = (SUCCESS, ERROR, CANCELLED, LOST)
+
+
+class RunHead(NamedTuple):
+    """The few numbers of a run that following it takes."""
+
+    key: int
+    """Identity of this incarnation in its backend (the row's primary key)."""
+    epoch: int
+    """Milliseconds since 1970 at which this incarnation was created."""
+    head: int
+    """``seq`` of the newest event; 0 when there is none."""
+    floor: int
+    """``seq`` of the newest trimmed event; 0 when nothing was trimmed."""
+    status: str
+    """``running``, or one of :data:`END_STATUSES`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunState:
+    """The state of a run at one moment, as ``get_run`` returns it."""
+
+    run_id: str
+    epoch: int
+    status: str
+    head: int
+    """``seq`` of the newest event; 0 when there is none."""
+    earliest: int | None
+    """``seq`` of the oldest event that can be replayed; None when there is none."""
+    created_at: datetime.datetime
+    ended_at: datetime.datetime | None
+    owner_id: Any
+    """Primary key of the owner in the user model, or None."""
+    metadata: dict[str, Any]
+    cancel_requested: bool
+    generation: int = 0
+    """How often a producer has taken the run over."""
+
+    @property
+    def ended(self) -> bool:
+        return self.status != RUNNING
+
+    @property
+    def latest_id(self) -> str | None:
+        """Id of the newest event, or None when there is none."""
+        return f"{self.epoch}-{self.head}" if self.head else None

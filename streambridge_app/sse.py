@@ -1,0 +1,60 @@
+"""
+Encode frames of the event stream format, and nothing else.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html, section 9.2.6. Names
+and data have been checked on their way into the log: neither has a CR or LF here.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+HEARTBEAT: Final = b": heartbeat\n\n"
+"""A comment: clients ignore it, but it keeps the connection open and shows that it lives."""
+
+
+def encode_events(epoch: int, first: int, names: Sequence[str], data: Sequence[str]) -> bytes:
+    """
+    Return the frames of consecutive events in one piece.
+
+    Args:
+        epoch: the run's epoch in milliseconds.
+        first: ``seq`` of the first event.
+        names: the events' names.
+        data: their data, each one line of JSON text.
+    """
+    numbers = range(first, first + len(names))
+    before_number = f"\nid: {epoch}-"
+    return "".join(
+        [
+            f"event: {name}\ndata: {text}{before_number}{number}\n\n"
+            for name, text, number in zip(names, data, numbers, strict=True)
+        ]
+    ).encode()
+
+
+def encode_gap(data: Mapping[str, Any]) -> bytes:
+    """Return the frame that says that part of what was asked for is not in the log."""
+    return f"event: gap\ndata: {_json(data)}\n\n".encode()
+
+
+def encode_end(status: str, position: str) -> bytes:
+    """Return the frame that ends a stream; with its id, a reconnect can be answered by 204."""
+    return f"event: end\ndata: {_json({'status': status})}\nid: {position}\n\n".encode()
+
+
+def encode_retry(lowest: int, highest: int) -> bytes:
+    """
+    Return the frame that sets a client's reconnection delay.
+
+    The delay is drawn between the two bounds, in milliseconds, so that the clients of a
+    server that stops don't all come back in the same instant.
+    """
+    return f"retry: {random.randint(lowest, highest)}\n\n".encode()  # noqa: S311 - jitter
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,143 @@
+"""
+The bridge without ``await``: for Celery tasks, management commands, threads and plain views.
+
+This is the form that works for any backend, by way of the process's background event loop.
+A backend may name a better one in :attr:`StreamBridge.sync_class`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from . import background
+from .bridge import Producer, StreamBridge
+from .events import StreamEvent
+from .runs import SUCCESS, RunState
+
+
+class SyncStreamBridge:
+    """
+    The methods of :class:`StreamBridge`, blocking. Arguments and errors are the same.
+
+    Get one from :func:`streambridge_app.get_sync_bridge`. Any thread may use it, but none
+    that runs an event loop.
+    """
+
+    def __init__(self, bridge: StreamBridge) -> None:
+        self._bridge = bridge
+
+    def create_run(
+        self,
+        run_id: str | None = None,
+        *,
+        owner: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+        lease: float | None = None,
+        cancel_after: float | None = None,
+    ) -> str:
+        """Create a run and return its id: see :meth:`StreamBridge.create_run`."""
+        return background.run(
+            self._bridge.create_run(
+                run_id, owner=owner, metadata=metadata, lease=lease, cancel_after=cancel_after
+            )
+        )
+
+    def get_run(self, run_id: str) -> RunState:
+        """Return the state of a run: see :meth:`StreamBridge.get_run`."""
+        return background.run(self._bridge.get_run(run_id))
+
+    def publish(self, run_id: str, event: str, data: Any, *, key: str | None = None) -> None:
+        """Append an event to a run: see :meth:`StreamBridge.publish`."""
+        background.run(self._bridge.publish(run_id, event, data, key=key))
+
+    def publish_end(
+        self, run_id: str, *, status: str = SUCCESS, error: BaseException | str | None = None
+    ) -> None:
+        """End a run: see :meth:`StreamBridge.publish_end`."""
+        background.run(self._bridge.publish_end(run_id, status=status, error=error))
+
+    def subscribe(
+        self, run_id: str, *, last_event_id: str | None = None, heartbeat_interval: float = 15.0
+    ) -> Iterator[StreamEvent]:
+        """Yield a run's events to its end: see :meth:`StreamBridge.subscribe`."""
+        return _blocking(
+            self._bridge.subscribe(
+                run_id, last_event_id=last_event_id, heartbeat_interval=heartbeat_interval
+            )
+        )
+
+    def request_cancel(self, run_id: str) -> None:
+        """Ask the producer of a run to stop: see :meth:`StreamBridge.request_cancel`."""
+        background.run(self._bridge.request_cancel(run_id))
+
+    def trim(self, run_id: str, *, keep: int) -> int:
+        """Delete old events of a run: see :meth:`StreamBridge.trim`."""
+        return background.run(self._bridge.trim(run_id, keep=keep))
+
+    def cleanup(self, run_id: str, *, delay: float = 0) -> None:
+        """Delete a run after a delay: see :meth:`StreamBridge.cleanup`."""
+        background.run(self._bridge.cleanup(run_id, delay=delay))
+
+    def producer(
+        self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
+    ) -> SyncProducer:
+        """Return a handle to publish through: see :meth:`StreamBridge.producer`."""
+        return SyncProducer(
+            self._bridge.producer(run_id, take_over=take_over, raise_on_cancel=raise_on_cancel)
+        )
+
+    def close(self) -> None:
+        """Close the bridge, for async users as well: see :meth:`StreamBridge.close`."""
+        background.run(self._bridge.close())
+
+
+class SyncProducer:
+    """The blocking form of :class:`streambridge_app.bridge.Producer`."""
+
+    def __init__(self, producer: Producer) -> None:
+        self.run_id = producer.run_id
+        self._producer = producer
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the run has been asked to stop: see :attr:`Producer.cancel_requested`."""
+        return self._producer.cancel_requested
+
+    def publish(self, event: str, data: Any, *, key: str | None = None) -> None:
+        """Accept an event: see :meth:`Producer.publish`."""
+        background.run(self._producer.publish(event, data, key=key))
+
+    def flush(self) -> None:
+        """Return when all that was accepted is committed: see :meth:`Producer.flush`."""
+        background.run(self._producer.flush())
+
+    def release(self, *, wait: float = 0) -> None:
+        """Leave the run to its next producer: see :meth:`Producer.release`."""
+        background.run(self._producer.release(wait=wait))
+
+    def __enter__(self) -> Self:
+        background.run(self._producer.__aenter__())
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        background.run(self._producer.__aexit__(exc_type, exc, traceback))
+
+
+def _blocking(events: Any) -> Iterator[StreamEvent]:
+    try:
+        while True:
+            try:
+                yield background.run(anext(events))
+            except StopAsyncIteration:
+                return
+    finally:
+        closing = background.submit(events.aclose())
+        if not background.is_current_thread():  # a garbage collection may run anywhere
+            closing.result()

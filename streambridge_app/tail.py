@@ -1,0 +1,153 @@
+"""
+Batches of consecutive events, and the bounded window of the newest ones of a run.
+
+A batch is what one commit appended or one page of the log holds. It is shared by every
+client of the process and encodes its frames at most once. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+from . import cursor, socket_frames, sse
+from .events import StreamEvent
+
+
+class Batch:
+    """Consecutive events of one run: ``first``, ``first + 1``, … ``last``."""
+
+    __slots__ = ("_socket_frames", "_sse", "data", "epoch", "first", "names")
+
+    def __init__(self, epoch: int, first: int, names: Sequence[str], data: Sequence[str]) -> None:
+        self.epoch = epoch
+        self.first = first
+        self.names = names
+        self.data = data
+        """Each one line of JSON text."""
+        self._sse: bytes | None = None
+        self._socket_frames: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.epoch}-{self.first}…{self.last}>"
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.names) - 1
+
+    def after(self, seq: int) -> Batch:
+        """Return the events after ``seq``: this batch itself when that is all of it."""
+        skip = seq + 1 - self.first
+        if skip <= 0:
+            return self
+        return Batch(self.epoch, seq + 1, self.names[skip:], self.data[skip:])
+
+    def sse(self) -> bytes:
+        """Return the events as SSE frames, encoded on the first call."""
+        if self._sse is None:
+            self._sse = sse.encode_events(self.epoch, self.first, self.names, self.data)
+        return self._sse
+
+    def events(self) -> Iterator[StreamEvent]:
+        """Yield the events, each with data of its own that the caller may change."""
+        for seq, (name, text) in enumerate(zip(self.names, self.data, strict=True), self.first):
+            yield StreamEvent(f"{self.epoch}-{seq}", name, json.loads(text))
+
+    def socket_frames(self, run_id: str) -> list[str]:
+        """Return the events as WebSocket frames of their run, encoded on the first call."""
+        if self._socket_frames is None:
+            self._socket_frames = socket_frames.encode_events(
+                run_id, self.epoch, self.first, self.names, self.data
+            )
+        return self._socket_frames
+
+    def pack(self) -> str:
+        """Return names and data as lines: neither has an LF, so this takes no escaping."""
+        return "\n".join(
+            [line for pair in zip(self.names, self.data, strict=True) for line in pair]
+        )
+
+    @classmethod
+    def unpack(cls, epoch: int, first: int, packed: str) -> Batch:
+        """Return the batch that :meth:`pack` made."""
+        lines = packed.split("\n")
+        return cls(epoch, first, lines[0::2], lines[1::2])
+
+    @property
+    def size(self) -> int:
+        """Characters of names and data: near enough to bytes to bound memory by."""
+        return sum(map(len, self.data)) + sum(map(len, self.names))
+
+
+class Tail:
+    """
+    The newest events of a run, up to a number of events and of characters.
+
+    It has no hole: :meth:`append` takes only what continues it.
+    """
+
+    __slots__ = ("_batches", "_count", "_max_events", "_max_size", "_size", "head")
+
+    def __init__(self, head: int, *, max_events: int, max_size: int) -> None:
+        self.head = head
+        """``seq`` of the newest event it covers; at first, of the event before its first."""
+        self._batches: deque[Batch] = deque()
+        self._count = 0
+        self._size = 0
+        self._max_events = max_events
+        self._max_size = max_size
+
+    def append(self, batch: Batch) -> cursor.Verdict:
+        """Take what is new in ``batch`` if it continues the tail, and say whether it did."""
+        verdict = cursor.accept(self.head, batch.first, batch.last)
+        if verdict is cursor.Verdict.DELIVER:
+            fresh = batch.after(self.head)
+            self._batches.append(fresh)
+            self._count += len(fresh)
+            self._size += fresh.size
+            self.head = fresh.last
+            self._shrink()
+        return verdict
+
+    def extend(self, batches: Iterable[Batch]) -> None:
+        """Append each of ``batches``."""
+        for batch in batches:
+            self.append(batch)
+
+    def restart(self, head: int) -> None:
+        """Forget everything and cover what comes after ``head``."""
+        self._batches.clear()
+        self._count = self._size = 0
+        self.head = head
+
+    def after(self, seq: int) -> list[Batch] | None:
+        """Return all that is here after ``seq``, or None if the tail begins later than that."""
+        batches = self._batches
+        if seq >= self.head:
+            return []
+        if not batches or seq + 1 < batches[0].first:
+            return None
+        newest = batches[-1]
+        if newest.first <= seq + 1:
+            return [newest.after(seq)]
+        start = bisect.bisect_right(batches, seq + 1, key=_first) - 1
+        found = [batches[index] for index in range(start, len(batches))]
+        found[0] = found[0].after(seq)
+        return found
+
+    def _shrink(self) -> None:
+        while len(self._batches) > 1 and (
+            self._count > self._max_events or self._size > self._max_size
+        ):
+            oldest = self._batches.popleft()
+            self._count -= len(oldest)
+            self._size -= oldest.size
+
+
+def _first(batch: Batch) -> int:
+    return batch.first

@@ -1,0 +1,142 @@
+"""
+The sync API of a backend that keeps its log in the database.
+
+It writes on the caller's connection: inside ``transaction.atomic()`` an event belongs to that
+transaction and appears when it commits, or never. It must not commit by itself there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from django.db import connections, transaction
+from django.utils import timezone
+
+from . import log
+from .advance import Write, Written
+from .arguments import check_delay, check_keep, new_end, new_run
+from .events import check_event_name, check_key, check_run_id, encode_data
+from .exceptions import InsideTransaction, RunEnded
+from .log_threads import guarded, guarded_repeatable
+from .pipelined import PipelinedSyncProducer
+from .runs import SUCCESS, RunState
+from .signals import send_signals
+from .sync import SyncProducer, SyncStreamBridge
+
+if TYPE_CHECKING:
+    from .backends.channel_layer import ChannelLayerBridge
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class TransactionalBridge(SyncStreamBridge):
+    """Publishes on the caller's connection and within its transaction."""
+
+    _bridge: ChannelLayerBridge
+
+    def __init__(self, bridge: ChannelLayerBridge) -> None:
+        super().__init__(bridge)
+        self._using = bridge.using
+
+    def create_run(
+        self,
+        run_id: str | None = None,
+        *,
+        owner: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+        lease: float | None = None,
+        cancel_after: float | None = None,
+    ) -> str:
+        new = new_run(
+            run_id,
+            owner,
+            metadata,
+            self._bridge.max_event_bytes,
+            lease=lease,
+            cancel_after=cancel_after,
+        )
+        self._on_log(log.create, new.run_id, self._using, *new[1:])
+        return new.run_id
+
+    def get_run(self, run_id: str) -> RunState:
+        self._bridge.check_open()
+        return guarded_repeatable(self._using, log.state, check_run_id(run_id), self._using)
+
+    def publish(self, run_id: str, event: str, data: Any, *, key: str | None = None) -> None:
+        self._append(
+            Write(
+                check_run_id(run_id),
+                [check_event_name(event)],
+                [encode_data(data, self._bridge.max_event_bytes)],
+                keys=() if key is None else (check_key(key),),
+            )
+        )
+
+    def publish_end(
+        self, run_id: str, *, status: str = SUCCESS, error: BaseException | str | None = None
+    ) -> None:
+        try:
+            self._append(Write(*new_end(run_id, status, error)))
+        except RunEnded:
+            return
+
+    def request_cancel(self, run_id: str) -> None:
+        self._bridge.check_open()
+        guarded_repeatable(self._using, log.request_cancel, check_run_id(run_id), self._using)
+
+    def trim(self, run_id: str, *, keep: int) -> int:
+        return self._on_log(log.trim, check_run_id(run_id), check_keep(keep), self._using)
+
+    def cleanup(self, run_id: str, *, delay: float = 0) -> None:
+        """
+        Delete a run after a delay: see :meth:`StreamBridge.cleanup`.
+
+        Inside a transaction nothing waits: the deadline belongs to the transaction, and the
+        sweeper deletes the run.
+        """
+        if not connections[self._using].in_atomic_block:
+            super().cleanup(run_id, delay=delay)
+            return
+        deadline = timezone.now() + check_delay(delay)
+        self._on_log(log.schedule_cleanup, check_run_id(run_id), deadline, self._using)
+
+    def producer(
+        self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
+    ) -> SyncProducer:
+        """
+        Return a pipelining handle: see :meth:`SyncStreamBridge.producer`.
+
+        Raises:
+            InsideTransaction: the handle commits by itself, on a connection of its own.
+        """
+        producer = self._bridge.producer(
+            run_id, take_over=take_over, raise_on_cancel=raise_on_cancel
+        )
+        return PipelinedSyncProducer(self, producer)
+
+    def refuse_transaction(self, what: str) -> None:
+        """Raise InsideTransaction if the caller's connection is inside ``atomic()``."""
+        if connections[self._using].in_atomic_block:
+            raise InsideTransaction(
+                f"{what} commits by itself, on a connection of its own: inside "
+                "transaction.atomic() it could wait for its own caller. Use it outside, or "
+                "publish with get_sync_bridge().publish(), which joins the transaction."
+            )
+
+    def _append(self, write: Write) -> None:
+        self._bridge.check_open()
+        (outcome,) = self._bridge.appender.append([write])
+        if isinstance(outcome, Exception):
+            raise outcome
+        transaction.on_commit(partial(self._committed, [outcome]), using=self._using)
+
+    def _committed(self, written: Sequence[Written]) -> None:
+        self._bridge.announcer.announce(written)
+        send_signals(written)
+
+    def _on_log(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        self._bridge.check_open()
+        return guarded(self._using, function, *args, **kwargs)

@@ -1,0 +1,13 @@
+from django.urls import path
+
+from . import converters as converters  # registers the converter
+from . import views
+
+app_name = "streambridge"
+
+# A run id may hold any character, slashes too: the longer routes come first.
+urlpatterns = [
+    path("runs/<run_id:run_id>/stream", views.stream, name="stream"),
+    path("runs/<run_id:run_id>/cancel", views.cancel, name="cancel"),
+    path("runs/<run_id:run_id>", views.detail, name="run"),
+]

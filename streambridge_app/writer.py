@@ -1,0 +1,324 @@
+"""
+Group commit: whatever the publishers of a process have waiting shares one transaction.
+
+A publisher hands in a *slot* and goes on or waits; one thread takes from all slots that are
+ready, appends across runs in one commit, announces it, and settles the slots. While it
+commits, the next group fills: the batch size follows the load, and a lone publish goes
+straight through. A process that writes many runs at once also pauses between commits, for up to
+:data:`LONGEST_PAUSE`, unless somebody waits: fifty runs of twenty events a second would otherwise
+take hundreds of commits, of an event or two each. It must settle every slot it took exactly once,
+with what became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from .advance import Write, Written
+from .exceptions import BridgeClosed, StreamBridgeError
+from .log_threads import LogThreads
+from .recovery import Appender, Outcome
+
+COMMIT_EVENTS: Final = 512
+"""Events in one transaction, at most."""
+
+COMMIT_SIZE: Final = 4_194_304
+"""Characters of data after which a transaction takes no further slot."""
+
+PAUSE_PER_RUN: Final = 0.002
+"""Seconds between two commits for each run but one that the first was for."""
+
+LONGEST_PAUSE: Final = 0.015
+
+logger = logging.getLogger("streambridge")
+
+Wakeup = tuple[asyncio.AbstractEventLoop, Callable[[], None]]
+
+
+class Part(NamedTuple):
+    """What a slot gives to one transaction."""
+
+    names: Sequence[str]
+    data: Sequence[str]
+    end: str | None = None
+    more: bool = False
+    """Whether the slot has more to give."""
+    keys: Sequence[str | None] = ()
+    """A key or None for each event, if any has one."""
+
+
+class Slot(Protocol):
+    """A publisher's place in the queue. Its methods are called on the writer's thread."""
+
+    run_id: str
+    epoch: int | None
+    """The incarnation of the run that it is for; None: whichever there is."""
+    generation: int | None
+    """The generation of the producer that it is from; None: of no handle."""
+    keyed: bool
+    """Whether events may have keys: what becomes of them is no other slot's business."""
+    urgent: bool
+    """Whether somebody waits for it already."""
+
+    def take(self, most: int) -> Part:
+        """Hand over up to ``most`` events."""
+
+    def settle(self, count: int, outcome: Outcome) -> Wakeup | None:
+        """Learn what became of ``count`` events taken; return what to call on which loop."""
+
+
+class Publication:
+    """The slot of one awaited ``publish`` or ``publish_end``."""
+
+    __slots__ = (
+        *("_end", "_future", "_keys", "_loop", "_names", "_outcome", "_texts"),
+        *("epoch", "generation", "keyed", "run_id"),
+    )
+
+    urgent = True
+
+    def __init__(
+        self,
+        run_id: str,
+        names: Sequence[str],
+        data: Sequence[str],
+        end: str | None = None,
+        epoch: int | None = None,
+        generation: int | None = None,
+        key: str | None = None,
+    ) -> None:
+        self.run_id = run_id
+        self.epoch = epoch
+        self.generation = generation
+        self.keyed = key is not None
+        self._keys = () if key is None else (key,)
+        self._names = names
+        self._texts = data
+        self._end = end
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[Written] = self._loop.create_future()
+        self._outcome: Outcome | None = None
+
+    def take(self, most: int) -> Part:
+        return Part(self._names, self._texts, self._end, keys=self._keys)
+
+    def settle(self, count: int, outcome: Outcome) -> Wakeup:
+        self._outcome = outcome
+        return self._loop, self._resolve
+
+    def _resolve(self) -> None:
+        if self._future.done():  # the publisher was cancelled
+            return
+        if isinstance(self._outcome, Exception):
+            self._future.set_exception(self._outcome)
+        elif self._outcome is not None:
+            self._future.set_result(self._outcome)
+
+    async def written(self) -> Written:
+        """
+        Return what was written, after the commit.
+
+        A cancellation leaves the slot in the queue: the event may still be written.
+        """
+        return await self._future
+
+
+class Writer:
+    """The one thread of a process that appends for everybody but the sync API."""
+
+    def __init__(
+        self,
+        using: str,
+        appender: Appender,
+        announce: Callable[[Sequence[Written]], None],
+    ) -> None:
+        self._appender = appender
+        self._announce = announce
+        self._threads = LogThreads(using, threads=1, name="writer")
+        self._ready: deque[Slot] = deque()
+        self._lock = threading.Lock()
+        self._draining = False
+        self._closed = False
+        self._hurry = threading.Event()
+        self._next_commit = 0.0
+        self._has_more = False
+        """Whether the last commit could not take all that was ready."""
+
+    def submit(self, slot: Slot) -> None:
+        """
+        Put a slot into the queue. Never blocks.
+
+        Raises:
+            BridgeClosed: the writer takes no more.
+        """
+        self._threads.check_process()  # before the lock, which a fork may have caught held
+        with self._lock:
+            if self._closed:
+                raise BridgeClosed("This bridge was closed. Get a new one from get_bridge().")
+            self._ready.append(slot)
+            if slot.urgent and not self._hurry.is_set():
+                self._hurry.set()
+            if self._draining:
+                return
+            try:
+                # Under the lock: before close() ends the thread, and before the thread looks.
+                self._threads.start(self._drain)
+                self._draining = True
+            except BaseException:  # no thread to be had, or an interrupt: nobody would drain
+                self._ready.remove(slot)
+                raise
+
+    def hurry(self) -> None:
+        """Commit without a pause: somebody waits, or a whole commit's worth has come."""
+        self._hurry.set()
+
+    def close(self) -> None:
+        """Refuse new slots, write what is queued if the database can be reached, end the thread."""
+        with self._lock:
+            self._closed = True
+        self._appender.close()
+        self._hurry.set()
+        self._threads.close()
+
+    def _drain(self) -> None:
+        while True:
+            if (pause := self._next_commit - time.monotonic()) > 0:
+                self._hurry.wait(pause)
+            self._hurry.clear()
+            groups = self._collect()
+            if not groups:
+                return
+            try:
+                self._commit(groups)
+            except Exception:
+                logger.exception("The writer failed in a way it should not; it goes on.")
+            pause = min(LONGEST_PAUSE, PAUSE_PER_RUN * (len(groups) - 1))
+            self._next_commit = time.monotonic() + (0 if self._has_more else pause)
+
+    def _collect(self) -> dict[str, _RunGroup]:
+        """Take from the slots that are ready as much as one transaction may hold."""
+        groups: dict[str, _RunGroup] = {}
+        later: list[Slot] = []
+        events = size = 0
+        while events < COMMIT_EVENTS and size < COMMIT_SIZE:
+            with self._lock:
+                if not self._ready:
+                    if not groups and not later:
+                        self._draining = False
+                    break
+                slot = self._ready.popleft()
+            group = groups.get(slot.run_id)
+            if group is not None and not group.takes(slot):
+                later.append(slot)  # what comes after an end learns so from the log
+                continue
+            part = slot.take(COMMIT_EVENTS - events)
+            if not part.names and part.end is None:
+                continue  # it has failed meanwhile and dropped what it had
+            if group is None:
+                group = groups[slot.run_id] = _RunGroup(slot)
+            group.add(slot, part)
+            events += len(part.names)
+            size += sum(map(len, part.data))
+            if part.more:
+                later.append(slot)
+        self._has_more = bool(later or self._ready)
+        if later:
+            # Behind the others: one that always has more must not keep them waiting.
+            with self._lock:
+                self._ready.extend(later)
+        return groups
+
+    def _commit(self, groups: dict[str, _RunGroup]) -> None:
+        writes = [
+            Write(
+                run_id,
+                group.names,
+                group.data,
+                group.end,
+                group.epoch,
+                group.generation,
+                group.keys,
+            )
+            for run_id, group in groups.items()
+        ]
+        outcomes = self._append(writes)
+        written = [outcome for outcome in outcomes if isinstance(outcome, Written)]
+        if written:
+            try:
+                self._announce(written)
+            except Exception:  # it is committed, and whoever waits must be told so
+                logger.exception("Clients were not told of a commit; they get it by polling.")
+        wakeups: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
+        for group, outcome in zip(groups.values(), outcomes, strict=True):
+            for slot, count in group.slots:
+                wakeup = slot.settle(count, outcome)
+                if wakeup is not None:
+                    wakeups.setdefault(wakeup[0], []).append(wakeup[1])
+        for loop, calls in wakeups.items():
+            _call_on(loop, calls)
+
+    def _append(self, writes: list[Write]) -> Sequence[Outcome]:
+        outcomes = self._appender.append(writes)
+        if len(writes) == 1:
+            return outcomes
+        # One run's data may be to blame: the others' must not fail with it.
+        return [
+            self._append([write])[0] if _is_unexpected(outcome) else outcome
+            for write, outcome in zip(writes, outcomes, strict=True)
+        ]
+
+
+class _RunGroup:
+    """What one transaction appends to one run, and the slots it came from."""
+
+    def __init__(self, slot: Slot) -> None:
+        self.epoch = slot.epoch
+        self.generation = slot.generation
+        self.keyed = slot.keyed
+        self.keys: list[str | None] = []
+        self.names: list[str] = []
+        self.data: list[str] = []
+        self.end: str | None = None
+        self.slots: list[tuple[Slot, int]] = []
+
+    def takes(self, slot: Slot) -> bool:
+        """Return whether what a slot gives may share the fate of what is here."""
+        return (
+            self.end is None
+            and self.epoch == slot.epoch
+            and self.generation == slot.generation
+            and not (self.keyed or slot.keyed)
+        )
+
+    def add(self, slot: Slot, part: Part) -> None:
+        if part.keys:
+            self.keys += [None] * (len(self.names) - len(self.keys))
+            self.keys += part.keys
+        self.names += part.names
+        self.data += part.data
+        self.end = part.end
+        self.slots.append((slot, len(part.names)))
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, calls: Sequence[Callable[[], None]]) -> None:
+    try:
+        loop.call_soon_threadsafe(_call_all, calls)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+        # The loop was closed with its publishers: nobody is left to tell.
+
+
+def _call_all(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+
+def _is_unexpected(outcome: Outcome) -> bool:
+    return not isinstance(outcome, Written | StreamBridgeError)

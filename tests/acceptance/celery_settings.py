@@ -1,0 +1,8 @@
+"""The demo project's settings for workers that are killed: their leases can be short."""
+
+import os
+
+from project.settings import *  # noqa: F403 - as settings that build on others do
+from project.settings import STREAMBRIDGE
+
+STREAMBRIDGE = {**STREAMBRIDGE, "LEASE_SECONDS": float(os.environ["LEASE_SECONDS"])}

@@ -1,0 +1,287 @@
+"""Streamed tasks in real Celery workers, over Redis, that end their runs whatever happens."""
+
+import asyncio
+import os
+import signal
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Task
+from django.db import connections
+from pytest_django import Settings
+
+from project.jobs import checksums
+from project.tasks import checksum
+from streambridge_app import END_SENTINEL, StreamEvent, get_bridge, get_sync_bridge
+from streambridge_app.contrib.celery import stream
+from tests.acceptance import celery_app
+from tests.services import HOST, TIMEOUT_SCALE, RedisServer, Server, async_wait_until
+
+LIBRARY = sysconfig.get_path("stdlib")
+
+
+class CeleryWorker(Server):
+    """A worker of the tests' tasks and the demo project's, two at once."""
+
+    name = "celery"
+
+    def __init__(self, env: dict[str, str], pool: str) -> None:
+        super().__init__()
+        self._env = {**env, "DJANGO_SETTINGS_MODULE": "tests.acceptance.celery_settings"}
+        self._pool = pool
+
+    def end_warmly(self) -> None:
+        """Ask the worker to end after its tasks, and don't wait for it."""
+        os.kill(self.pid, signal.SIGTERM)
+
+    def _command(self) -> list[str | Path]:
+        command = [sys.executable, "-m", "celery", "--app", "tests.acceptance.celery_app", "worker"]
+        command += ["--pool", self._pool, "--concurrency", "2", "--loglevel", "info"]
+        return [*command, "--without-mingle", "--without-gossip"]  # no other worker to wait for
+
+    def _popen_options(self) -> dict[str, Any]:
+        return {"env": self._env}
+
+    def _answers(self) -> bool:
+        return " ready." in self.log_text()
+
+
+LEASE = 60
+SHORT_LEASE = 1
+
+
+def _on(database: str, pool: str = "prefork", lease: float = LEASE) -> Any:
+    return pytest.param(
+        (database, pool, lease),
+        marks=pytest.mark.django_db(transaction=True, databases=[database]),
+        id=f"{database}-{pool}",
+    )
+
+
+on_sqlite = pytest.mark.parametrize("worker", [_on("default")], indirect=True)
+on_both_databases = pytest.mark.parametrize(
+    "worker", [_on("default"), _on("postgres")], indirect=True
+)
+on_both_pools = pytest.mark.parametrize(
+    "worker", [_on("postgres"), _on("postgres", "threads")], indirect=True
+)
+with_short_lease = pytest.mark.parametrize(
+    "worker", [_on(name, lease=SHORT_LEASE) for name in ("default", "postgres")], indirect=True
+)
+
+
+@pytest.fixture
+def worker(
+    request: pytest.FixtureRequest, settings: Settings, redis_server: RedisServer
+) -> Iterator[CeleryWorker]:
+    redis_server.flush()
+    name, pool, lease = request.param
+    settings.STREAMBRIDGE = {"CHANNEL_LAYER": "pubsub", "DATABASE": name}
+    database = connections[name].settings_dict
+    url = f"sqlite:///{database['NAME']}"
+    if name == "postgres":
+        url = f"postgresql://postgres@{HOST}:{database['PORT']}/{database['NAME']}"
+    celery_app.app.conf.broker_url = redis_server.url
+    env = {"DATABASE_URL": url, "REDIS_URL": redis_server.url, "LEASE_SECONDS": str(lease)}
+    with CeleryWorker(env, pool) as worker:
+        yield worker
+
+
+@on_both_databases
+async def test_events_of_tasks_at_once_arrive_whole_and_in_order(worker: CeleryWorker) -> None:
+    expected = list(checksums.of_library())
+    run_ids = [await _stream(checksum, LIBRARY) for _ in range(4)]
+    streams = await asyncio.gather(*map(_events, run_ids))
+
+    for run_id, events in zip(run_ids, streams, strict=True):
+        run = await get_bridge().get_run(run_id)
+        assert run.status == "success"
+        assert [event.id for event in events] == [
+            f"{run.epoch}-{seq}" for seq in range(1, len(expected) + 1)
+        ]
+        assert {event.event for event in events} == {"file"}
+        assert [event.data for event in events] == expected
+    assert all(f"ForkPoolWorker-{child}" in worker.log_text() for child in (1, 2))
+
+
+@on_both_pools
+async def test_task_that_fails_ends_its_run_with_the_error(worker: CeleryWorker) -> None:
+    run_id = await _stream(celery_app.fail)
+    _, error = await _events(run_id)
+    assert error.data == {"error": "ValueError", "message": "it went wrong"}
+    assert await _status(run_id) == "error"
+
+
+@on_both_pools
+async def test_attempts_of_a_task_are_one_run(worker: CeleryWorker) -> None:
+    run_ids = [await _stream(celery_app.retry, 100) for _ in range(10)]
+    for run_id, events in zip(run_ids, await asyncio.gather(*map(_events, run_ids)), strict=True):
+        assert [event.data for event in events] == [[a, n] for a in range(3) for n in range(100)]
+        run = await get_bridge().get_run(run_id)
+        assert (run.status, run.generation) == ("success", 3)
+
+
+@with_short_lease
+async def test_run_outlives_a_countdown_that_is_longer_than_its_lease(worker: CeleryWorker) -> None:
+    run_id = await _stream(celery_app.retry_by_itself)
+    *numbers, error = await _events(run_id)
+    assert [event.data for event in numbers] == [1, 1]
+    assert error.data["error"] == "ConnectionError"
+    assert await _status(run_id) == "error"
+
+
+@on_both_pools
+async def test_task_that_is_asked_to_stop_ends_its_run_cancelled(worker: CeleryWorker) -> None:
+    run_id = await _stream(celery_app.publish_for_ever)
+    await _event(run_id, "number")
+    await get_bridge().request_cancel(run_id)
+    assert await _events(run_id)
+    assert await _status(run_id) == "cancelled"
+
+
+@on_sqlite
+async def test_task_that_was_asked_to_stop_before_it_began_does_not_run(
+    worker: CeleryWorker, tmp_path: Path
+) -> None:
+    run_id = await _stream(celery_app.die, str(tmp_path / "gate"), countdown=2)
+    await get_bridge().request_cancel(run_id)
+    assert await _events(run_id) == []
+    assert await _status(run_id) == "cancelled"
+
+
+@on_sqlite
+async def test_task_whose_run_has_ended_does_not_run(worker: CeleryWorker) -> None:
+    run_id = await get_bridge().create_run()
+    await get_bridge().publish_end(run_id, status="cancelled")
+    celery_app.fail.apply_async(task_id=run_id)
+    await async_wait_until(lambda: "has ended" in worker.log_text(), 20, "the task to be ignored")
+    assert (await get_bridge().get_run(run_id)).head == 0
+
+
+@on_sqlite
+async def test_task_that_is_ignored_ends_its_run_cancelled(worker: CeleryWorker) -> None:
+    run_id = await _stream(celery_app.ignore)
+    assert [event.data for event in await _events(run_id)] == [1]
+    assert await _status(run_id) == "cancelled"
+
+
+@on_both_databases
+async def test_task_whose_process_is_killed_is_taken_over_by_the_next(
+    worker: CeleryWorker, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    run_id = await _stream(celery_app.survive, str(gate))
+    killed = await _event(run_id, "pid")
+    os.kill(killed.data, signal.SIGKILL)
+    gate.touch()
+    first, second, done = await _events(run_id)
+    assert first == killed
+    assert second.data == done.data != first.data
+    run = await get_bridge().get_run(run_id)
+    assert (run.status, run.generation) == ("success", 2)
+
+
+@with_short_lease
+async def test_task_that_nobody_tries_again_is_lost(worker: CeleryWorker, tmp_path: Path) -> None:
+    run_id = await _stream(celery_app.die, str(tmp_path / "gate"))
+    killed = await _event(run_id, "pid")
+    os.kill(killed.data, signal.SIGKILL)
+    first, error = await _events(run_id)
+    assert first == killed
+    assert error.data["error"] == "ProducerLost"
+    assert await _status(run_id) == "lost"
+
+
+@on_both_pools
+async def test_worker_that_is_told_to_end_finishes_its_tasks(
+    worker: CeleryWorker, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    run_id = await _stream(celery_app.die, str(gate))
+    await _event(run_id, "pid")
+    worker.end_warmly()
+    await async_wait_until(lambda: "Warm shutdown" in worker.log_text(), 20, "the signal")
+    gate.touch()
+    assert [event.event for event in await _events(run_id)] == ["pid", "done"]
+    assert await _status(run_id) == "success"
+    await async_wait_until(lambda: not worker.running, 20, "the worker to end")
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_run_of_a_task_that_can_not_be_sent_ends_with_the_error() -> None:
+    sent: list[str] = []
+
+    class Unreachable:
+        def apply_async(self, *args: object, task_id: str, **options: object) -> None:
+            sent.append(task_id)
+            raise ConnectionError("no broker")
+
+    with pytest.raises(ConnectionError):
+        await _in_thread(stream, Unreachable())
+    (error,) = await _events(sent[0])
+    assert error.data["message"] == "no broker"
+
+
+def test_call_with_other_arguments_than_those_after_the_handle_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match="count"):
+        celery_app.retry.apply_async()
+    with pytest.raises(TypeError, match="takes 0 positional"):
+        celery_app.fail.apply_async([1])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_all_of_an_attempt_is_committed_before_the_next_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heads = []
+
+    def send(self: Task, **options: object) -> None:
+        heads.append(get_sync_bridge().get_run(self.request.id).head)
+        raise ConnectionError("no broker")
+
+    monkeypatch.setattr(Task, "retry", send)
+    celery_app.retry.apply([100], task_id="run")
+    assert heads == [100]
+    assert get_sync_bridge().get_run("run").status == "error"
+
+
+async def _stream(task: Any, *args: object, **options: Any) -> str:
+    run_id: str = await _in_thread(stream, task, args, **options)
+    return run_id
+
+
+async def _in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def call() -> Any:
+        try:
+            return function(*args, **kwargs)
+        finally:
+            connections.close_all()
+
+    return await asyncio.to_thread(call)
+
+
+async def _event(run_id: str, name: str) -> StreamEvent:
+    """Return the first event of a run that has this name."""
+    async with asyncio.timeout(60 * TIMEOUT_SCALE):
+        async for event in get_bridge().subscribe(run_id, heartbeat_interval=60):
+            if event.event == name:
+                return event
+    raise AssertionError(f"{run_id} has no {name}")
+
+
+async def _events(run_id: str) -> list[StreamEvent]:
+    events = []
+    async with asyncio.timeout(60 * TIMEOUT_SCALE):
+        async for event in get_bridge().subscribe(run_id, heartbeat_interval=60):
+            if event is END_SENTINEL:
+                break
+            events.append(event)
+    return events
+
+
+async def _status(run_id: str) -> str:
+    return (await get_bridge().get_run(run_id)).status

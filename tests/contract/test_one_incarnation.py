@@ -1,0 +1,82 @@
+"""What was begun with one incarnation of a run never goes on with the next."""
+
+import pytest
+
+from streambridge_app.exceptions import LogUnavailable, RunEnded, RunNotFound
+from streambridge_app.follow import End
+from tests.contract.clients import deadline, replay
+from tests.contract.conftest import DATABASE_STACKS
+
+
+async def test_follower_of_an_epoch_is_let_go_when_the_id_is_used_again(bridge):
+    await bridge.publish("run", "secret", 1)
+    granted = (await bridge.get_run("run")).epoch
+    await bridge.cleanup("run")
+    await bridge.publish("run", "of somebody else", 2)
+
+    async with deadline():
+        items = [item async for item in bridge.follow("run", epoch=granted)]
+
+    assert items == [End("lost", f"{granted}-0")]
+
+
+async def test_follower_of_an_epoch_does_not_wait_for_a_deleted_run(bridge):
+    async with deadline():
+        items = [item async for item in bridge.follow("run", epoch=1)]
+    assert items == [End("lost", "1-0")]
+
+
+@pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
+async def test_handle_does_not_bring_a_deleted_run_back(bridge):
+    with pytest.raises(RunEnded, match="deleted"):  # noqa: PT012 - anywhere in the block
+        async with bridge.producer("run") as run:
+            await run.publish("number", 1)
+            await run.flush()
+            await bridge.cleanup("run")
+            await run.publish("number", 2)
+            await run.flush()
+
+    with pytest.raises(RunNotFound):
+        await bridge.get_run("run")
+
+
+@pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
+async def test_handle_does_not_end_the_next_incarnation(bridge):
+    async with bridge.producer("run") as run:
+        await run.publish("number", 1)
+        await run.flush()
+        await bridge.cleanup("run")
+        await bridge.publish("run", "number", 2)
+
+    assert (await bridge.get_run("run")).status == "running"
+
+
+async def test_handle_that_could_not_write_all_ends_its_run_with_an_error(bridge, monkeypatch):
+    run = bridge.producer("run")
+
+    async def unavailable() -> None:
+        raise LogUnavailable("gone for a moment")
+
+    with pytest.raises(LogUnavailable, match="for a moment"):
+        async with run:
+            monkeypatch.setattr(run, "_flush", unavailable)
+
+    assert (await bridge.get_run("run")).status == "error"
+    (error,) = await replay(bridge, "run")
+    assert error.data == {"error": "LogUnavailable", "message": "gone for a moment"}
+
+
+@pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
+async def test_publisher_that_got_no_thread_leaves_the_next_one_unharmed(bridge, monkeypatch):
+    def no_thread(*args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bridge.writer._threads, "start", no_thread)
+        with pytest.raises(RuntimeError, match="new thread"):
+            await bridge.publish("run", "number", 1)
+
+    async with deadline():
+        await bridge.publish("run", "number", 2)
+        await bridge.publish_end("run")
+    assert [event.data for event in await replay(bridge, "run")] == [2]

@@ -1,0 +1,194 @@
+"""Clause 8: the sync API belongs to the caller's transaction, the rest commits by itself."""
+
+import asyncio
+
+import pytest
+from django.db import connections, transaction
+
+from streambridge_app.exceptions import InsideTransaction, RunEnded, RunNotFound
+from tests.contract.clients import client, data, deadline, publish, replay, seqs
+from tests.contract.conftest import DATABASE_STACKS
+
+pytestmark = pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
+
+
+class Undo(Exception):
+    """Rolls a transaction back."""
+
+
+@pytest.fixture
+def using(stack):
+    return stack.database
+
+
+async def test_events_of_a_transaction_appear_at_its_commit(bridge, sync_bridge, in_thread, using):
+    def begin():
+        outer = transaction.atomic(using=using)
+        outer.__enter__()
+        sync_bridge.publish("run", "number", 1)
+        sync_bridge.publish("run", "number", 2)
+        return outer
+
+    async with client(bridge, "run", heartbeat=0.1) as live:
+        atomic = await in_thread(begin)
+        for _ in range(3):
+            await live.attached()
+        with pytest.raises(RunNotFound):
+            await bridge.get_run("run")
+        await in_thread(atomic.__exit__, None, None, None)
+        assert data(await live.take(2)) == [1, 2]
+
+
+async def test_events_of_a_transaction_that_is_rolled_back_never_appear(
+    bridge, sync_bridge, in_thread, using
+):
+    def work():
+        sync_bridge.publish("run", "number", 1)
+        with pytest.raises(Undo), transaction.atomic(using=using):  # noqa: PT012 - all of it
+            sync_bridge.publish("run", "undone", 2)
+            sync_bridge.publish_end("run")
+            sync_bridge.publish("other", "undone", 1)
+            raise Undo
+        sync_bridge.publish("run", "number", 2)
+        sync_bridge.publish_end("run")
+
+    async with client(bridge, "run") as live:
+        await in_thread(work)
+        events = await live.rest()
+    assert data(events) == seqs(events) == [1, 2]
+    with pytest.raises(RunNotFound):
+        await bridge.get_run("other")
+
+
+async def test_a_savepoint_that_is_rolled_back_takes_its_events_with_it(
+    bridge, sync_bridge, in_thread, using
+):
+    def work():
+        with transaction.atomic(using=using):
+            sync_bridge.publish("run", "number", 1)
+            with pytest.raises(Undo), transaction.atomic(using=using):  # noqa: PT012 - all of it
+                sync_bridge.publish("run", "undone", 2)
+                raise Undo
+            sync_bridge.publish("run", "number", 2)
+
+    async with client(bridge, "run") as live:
+        await in_thread(work)
+        events = await live.take(2)
+    assert data(events) == seqs(events) == [1, 2]
+
+
+async def test_everything_in_a_transaction_sees_what_came_before_in_it(
+    bridge, sync_bridge, in_thread, using
+):
+    def work():
+        with transaction.atomic(using=using):
+            sync_bridge.create_run("run", metadata={"a": 1})
+            for number in range(1, 6):
+                sync_bridge.publish("run", "number", number)
+            assert sync_bridge.get_run("run").head == 5
+            assert sync_bridge.trim("run", keep=4) == 1
+            sync_bridge.request_cancel("run")
+            sync_bridge.publish_end("run")
+            with pytest.raises(RunEnded):
+                sync_bridge.publish("run", "late", 6)
+
+    await in_thread(work)
+    gap, *events = await replay(bridge, "run")
+    assert gap.event == "__gap__"
+    assert data(events) == [2, 3, 4, 5]
+    assert (await bridge.get_run("run")).cancel_requested
+
+
+async def test_an_error_in_the_log_does_not_break_the_transaction(
+    bridge, sync_bridge, in_thread, using
+):
+    await bridge.create_run("taken")
+    await bridge.publish_end("taken")
+
+    def work():
+        with transaction.atomic(using=using):
+            with pytest.raises(ValueError, match="exists"):
+                sync_bridge.create_run("taken")
+            with pytest.raises(RunEnded):
+                sync_bridge.publish("taken", "late", 1)
+            with pytest.raises(RunNotFound):
+                sync_bridge.request_cancel("unknown")
+            sync_bridge.publish("run", "number", 1)
+
+    await in_thread(work)
+    assert (await bridge.get_run("run")).head == 1
+
+
+async def test_cleanup_inside_a_transaction_leaves_the_deadline_to_the_sweeper(
+    bridge, sync_bridge, in_thread, using
+):
+    await publish(bridge, "run", 1)
+
+    def work():
+        with transaction.atomic(using=using):
+            sync_bridge.cleanup("run", delay=3600)  # and doesn't wait
+
+    async with deadline():
+        await in_thread(work)
+    assert (await bridge.get_run("run")).head == 1
+
+
+async def test_a_handle_is_refused_inside_a_transaction(bridge, sync_bridge, in_thread, using):
+    def open_inside():
+        with transaction.atomic(using=using), sync_bridge.producer("run"):
+            pass
+
+    def flush_inside():
+        with sync_bridge.producer("run") as run:
+            run.flush()
+            with transaction.atomic(using=using):
+                run.flush()
+
+    for refused in (open_inside, flush_inside):
+        with pytest.raises(InsideTransaction, match=r"inside transaction.atomic\(\)"):
+            await in_thread(refused)
+    assert (await bridge.get_run("run")).status == "error"  # of the second's block
+
+
+async def test_publishing_outside_a_transaction_is_there_at_once(bridge, sync_bridge, in_thread):
+    for number in range(1, 4):
+        await in_thread(sync_bridge.publish, "run", "number", number)
+        assert (await bridge.get_run("run")).head == number
+
+
+async def test_an_open_transaction_does_not_stop_readers(bridge, sync_bridge, in_thread, using):
+    await publish(bridge, "run", 1)
+    atomic = transaction.atomic(using=using)
+
+    def begin():
+        atomic.__enter__()
+        sync_bridge.publish("run", "number", 2)
+
+    await in_thread(begin)
+    async with client(bridge, "run", heartbeat=0.1) as reader:
+        assert data(await reader.take(1)) == [1]
+        await reader.attached()
+        await in_thread(atomic.__exit__, None, None, None)
+        assert data(await reader.take(1)) == [2]
+
+
+async def test_transactions_of_many_threads_leave_no_hole(bridge, sync_bridge, using):
+    def work(number):
+        try:
+            for turn in range(5):
+                try:
+                    with transaction.atomic(using=using):
+                        sync_bridge.publish("run", "number", [number, turn])
+                        if turn % 2:
+                            raise Undo
+                except Undo:
+                    pass
+        finally:
+            connections.close_all()
+
+    async with deadline(30):
+        await asyncio.gather(*(asyncio.to_thread(work, number) for number in range(4)))
+    await bridge.publish_end("run")
+    events = await replay(bridge, "run")
+    assert seqs(events) == list(range(1, 13))
+    assert all(turn % 2 == 0 for _, turn in data(events))

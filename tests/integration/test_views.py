@@ -1,0 +1,536 @@
+"""
+The HTTP routes, by Django's client and by a real Daphne and Uvicorn.
+
+What the routes do with a bridge is tried on the memory backend with everybody let in: it is the
+same on all, and needs no database. The servers have the default backend and the default rule.
+"""
+
+import asyncio
+import contextlib
+import gc
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.http import StreamingHttpResponse
+from django.test import AsyncClient
+from django.urls import reverse
+from pytest_django import Settings
+
+from streambridge_app import get_bridge
+from streambridge_app.access import make_run_token
+from streambridge_app.refusals import NOT_FOUND, RETRY_AFTER
+from streambridge_app.streams import open_streams
+from tests.conftest import MEMORY
+from tests.integration.conftest import OPEN_HOUSE, requested, streams_of
+from tests.services import TIMEOUT_SCALE, AsgiServer, async_wait_until, wait_until
+
+with_database = pytest.mark.django_db(transaction=True)
+
+RUN = "a run"
+RETRY = b"retry: 7\n\n"
+SIMPLE = {"BACKEND": MEMORY, "AUTHORIZER": OPEN_HOUSE, "RETRY_MS": (7, 7)}
+
+
+@pytest.fixture(autouse=True)
+def simple(settings: Settings) -> None:
+    settings.STREAMBRIDGE = SIMPLE
+
+
+@pytest.fixture
+def client() -> AsyncClient:
+    return AsyncClient()
+
+
+def url(name: str, run_id: str = RUN, **query: str) -> str:
+    return reverse(f"streambridge:{name}", args=[run_id], query=query)
+
+
+def token_url(name: str, run_id: str = RUN) -> str:
+    return url(name, run_id, token=make_run_token(run_id))
+
+
+async def read(response: Any) -> bytes:
+    """Return the whole of a stream that ends."""
+    assert response.status_code == 200, response.content
+    async with asyncio.timeout(10 * TIMEOUT_SCALE):
+        return b"".join([part async for part in response])
+
+
+class Stream:
+    """A stream that goes on."""
+
+    def __init__(self, response: StreamingHttpResponse) -> None:
+        self._parts: AsyncGenerator[bytes] = aiter(response)  # type: ignore[assignment]
+
+    async def part(self) -> bytes:
+        async with asyncio.timeout(10 * TIMEOUT_SCALE):
+            return await anext(self._parts)
+
+    async def close(self) -> None:
+        await self._parts.aclose()
+
+
+@contextlib.asynccontextmanager
+async def streaming(client: AsyncClient, path: str, **headers: str) -> AsyncIterator[Stream]:
+    response = await client.get(path, headers=headers)
+    assert response.status_code == 200, response.content
+    stream = Stream(response)
+    try:
+        yield stream
+    finally:
+        await stream.close()
+
+
+async def until_no_stream_is_open() -> None:
+    def none_is_open() -> bool:
+        gc.collect()  # Django's test client ties responses in a knot
+        return open_streams() == 0
+
+    await async_wait_until(none_is_open, 5, "the stream to count no longer")
+
+
+async def ended_run(run_id: str = RUN, events: int = 2, **end: Any) -> int:
+    """Make a run that has ended and return its epoch."""
+    bridge = get_bridge()
+    await bridge.create_run(run_id)
+    for number in range(1, events + 1):
+        await bridge.publish(run_id, "step", {"n": number})
+    await bridge.publish_end(run_id, **end)
+    return (await bridge.get_run(run_id)).epoch
+
+
+def body(status: int, code: str, message: str) -> tuple[int, bytes]:
+    return status, json.dumps({"code": code, "message": message}).encode()
+
+
+# The stream
+
+
+async def test_frames_to_the_byte(client: AsyncClient) -> None:
+    bridge = get_bridge()
+    await bridge.publish(RUN, "step", {"text": 'ä "q"\n\u0000', "n": 1.5})
+    await bridge.publish(RUN, "a name: of, words", [None, True])
+    await bridge.publish_end(RUN, error=ValueError("oh\nno"))
+    epoch = (await bridge.get_run(RUN)).epoch
+    assert await read(await client.get(url("stream"))) == (
+        RETRY
+        + 'event: step\ndata: {"text":"ä \\"q\\"\\n\\u0000","n":1.5}\n'
+        f"id: {epoch}-1\n\n"
+        "event: a name: of, words\ndata: [null,true]\n"
+        f"id: {epoch}-2\n\n"
+        'event: error\ndata: {"error":"ValueError","message":"oh\\nno"}\n'
+        f"id: {epoch}-3\n\n"
+        'event: end\ndata: {"status":"error"}\n'
+        f"id: {epoch}-3\n\n".encode()
+    )
+
+
+async def test_headers(client: AsyncClient) -> None:
+    await ended_run()
+    response = await client.get(url("stream"), headers={"Accept-Encoding": "gzip"})
+    assert response["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert response["Cache-Control"] == "no-cache, no-transform"
+    assert response["X-Accel-Buffering"] == "no"
+    assert "Content-Length" not in response
+
+
+async def test_gzip_middleware_leaves_the_stream_alone(settings: Settings) -> None:
+    settings.MIDDLEWARE = ["django.middleware.gzip.GZipMiddleware", *settings.MIDDLEWARE]
+    client = AsyncClient()
+    await ended_run(events=100)
+    async with streaming(client, url("stream"), **{"Accept-Encoding": "gzip"}) as stream:
+        assert await stream.part() == RETRY
+        assert (await stream.part()).startswith(b"event: step\n")
+
+
+async def test_retry_is_drawn_between_its_bounds(client: AsyncClient, settings: Settings) -> None:
+    settings.STREAMBRIDGE = SIMPLE | {"RETRY_MS": (100, 100_000)}
+    epoch = await ended_run()
+    drawn = set()
+    for _ in range(4):
+        text = await read(await client.get(url("stream", last_event_id=f"{epoch}-1")))
+        retry = re.match(rb"retry: (\d+)\n\n", text)
+        assert retry
+        drawn.add(int(retry[1]))
+    assert all(100 <= delay <= 100_000 for delay in drawn)
+    assert len(drawn) > 1
+
+
+async def test_follows_from_before_the_run_to_its_end(client: AsyncClient) -> None:
+    bridge = get_bridge()
+    async with streaming(client, url("stream")) as stream:
+        assert await stream.part() == RETRY
+        await bridge.publish(RUN, "step", 1)
+        assert (await stream.part()).startswith(b"event: step\ndata: 1\n")
+        await bridge.publish_end(RUN, status="cancelled")
+        epoch = (await bridge.get_run(RUN)).epoch
+        end = f'event: end\ndata: {{"status":"cancelled"}}\nid: {epoch}-1\n\n'.encode()
+        assert await stream.part() == end
+        with pytest.raises(StopAsyncIteration):
+            await stream.part()
+
+
+async def test_heartbeat_is_a_comment(client: AsyncClient, settings: Settings) -> None:
+    settings.STREAMBRIDGE = SIMPLE | {"HEARTBEAT_INTERVAL": 0.01}
+    async with streaming(client, url("stream")) as stream:
+        assert [await stream.part() for _ in range(3)] == [RETRY] + [b": heartbeat\n\n"] * 2
+
+
+async def test_gap_has_no_id(client: AsyncClient) -> None:
+    epoch = await ended_run(events=3)
+    await get_bridge().trim(RUN, keep=1)
+    text = await read(await client.get(url("stream", last_event_id=f"{epoch}-1")))
+    assert text == (
+        RETRY
+        + f'event: gap\ndata: {{"requested":"{epoch}-1","earliest":"{epoch}-3",'
+        f'"latest":"{epoch}-3"}}\n\n'
+        f'event: step\ndata: {{"n":3}}\nid: {epoch}-3\n\n'
+        f'event: end\ndata: {{"status":"success"}}\nid: {epoch}-3\n\n'.encode()
+    )
+
+
+async def test_run_deleted_while_attached_ends_the_stream(client: AsyncClient) -> None:
+    bridge = get_bridge()
+    await bridge.publish(RUN, "step", 1)
+    async with streaming(client, url("stream")) as stream:
+        assert await stream.part() == RETRY
+        assert (await stream.part()).startswith(b"event: step\n")
+        await bridge.cleanup(RUN)
+        end = await stream.part()
+        assert end.startswith(b'event: end\ndata: {"status":"lost"}\nid: ')
+        with pytest.raises(StopAsyncIteration):
+            await stream.part()
+    # The id of that end is what its EventSource comes back with: it must not wait for ever.
+    position = end.removesuffix(b"\n\n").rpartition(b"id: ")[2].decode()
+    response = await client.get(url("stream"), headers={"Last-Event-ID": position})
+    assert (response.status_code, response.content) == body(404, "not_found", NOT_FOUND)
+
+
+# Where it starts
+
+
+@pytest.mark.parametrize(
+    ("header", "query", "first"),
+    [
+        (None, None, 1),
+        (None, "", 1),
+        (None, "-1", 1),
+        (None, "{epoch}-2", 3),
+        ("{epoch}-2", None, 3),
+        ("{epoch}-2", "{epoch}-1", 3),
+        ("{epoch}-1", "nonsense", 2),
+        ("-1", "{epoch}-2", 1),
+        ("", "{epoch}-2", 3),
+    ],
+)
+async def test_cursor(
+    client: AsyncClient, header: str | None, query: str | None, first: int
+) -> None:
+    epoch = await ended_run(events=3)
+    parameters = {} if query is None else {"last_event_id": query.format(epoch=epoch)}
+    headers = {} if header is None else {"Last-Event-ID": header.format(epoch=epoch)}
+    text = await read(await client.get(url("stream", **parameters), headers=headers))
+    ids = re.findall(rb"\nid: (.*)\n", text)
+    expected = [*range(first, 4), 3]  # the end repeats the last id
+    assert ids == [f"{epoch}-{seq}".encode() for seq in expected]
+
+
+async def test_now_is_what_comes_next(client: AsyncClient, settings: Settings) -> None:
+    settings.STREAMBRIDGE = SIMPLE | {"HEARTBEAT_INTERVAL": 0.01}
+    bridge = get_bridge()
+    await bridge.publish(RUN, "step", "old")
+    async with streaming(client, url("stream", last_event_id="now")) as stream:
+        assert [await stream.part() for _ in range(2)] == [RETRY, b": heartbeat\n\n"]
+        await bridge.publish(RUN, "step", "new")
+        while (part := await stream.part()) == b": heartbeat\n\n":
+            pass
+        assert b'data: "new"\n' in part
+
+
+@pytest.mark.parametrize("events", [0, 1, 3])
+async def test_reconnect_at_the_end_gets_204(client: AsyncClient, events: int) -> None:
+    await ended_run(events=events)
+    text = await read(await client.get(url("stream")))
+    position = text.removesuffix(b"\n\n").rpartition(b"id: ")[2].decode()
+    for parameters in (
+        {"path": url("stream"), "headers": {"Last-Event-ID": position}},
+        {"path": url("stream", last_event_id=position)},
+    ):
+        response = await client.get(**parameters)
+        assert (response.status_code, response.content) == (204, b"")
+        assert response["Cache-Control"] == "no-store"
+
+
+async def test_no_204_before_the_end_or_elsewhere(client: AsyncClient) -> None:
+    epoch = await ended_run(events=2)
+    for cursor in (f"{epoch}-1", f"{epoch}-3", f"{epoch - 1}-2", "now"):
+        text = await read(await client.get(url("stream", last_event_id=cursor)))
+        assert text.endswith(
+            f'event: end\ndata: {{"status":"success"}}\nid: {epoch}-2\n\n'.encode()
+        )
+    await get_bridge().publish("going", "step", 1)
+    going = await get_bridge().get_run("going")
+    async with streaming(client, url("stream", "going", last_event_id=going.latest_id)) as stream:
+        assert await stream.part() == RETRY
+
+
+# The state
+
+
+async def test_state(client: AsyncClient) -> None:
+    bridge = get_bridge()
+    await bridge.create_run(RUN, owner=7, metadata={"title": "ä", "n": [1]})
+    run = await bridge.get_run(RUN)
+    response = await client.get(url("run"))
+    assert response["Content-Type"] == "application/json"
+    assert response["Cache-Control"] == "no-store"
+    assert response.json() == {
+        "run_id": RUN,
+        "status": "running",
+        "head": 0,
+        "earliest": None,
+        "last_event_id": None,
+        "created_at": run.created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "ended_at": None,
+        "cancel_requested": False,
+        "metadata": {"title": "ä", "n": [1]},
+    }
+
+
+async def test_state_of_a_trimmed_and_ended_run(client: AsyncClient) -> None:
+    epoch = await ended_run(events=3, status="lost")
+    await get_bridge().trim(RUN, keep=1)
+    state = (await client.get(url("run"))).json()
+    assert (state["status"], state["head"], state["earliest"]) == ("lost", 3, 3)
+    assert state["last_event_id"] == f"{epoch}-3"
+    assert state["ended_at"] >= state["created_at"]
+
+
+async def test_state_of_no_run(client: AsyncClient) -> None:
+    response = await client.get(url("run"))
+    assert (response.status_code, response.content) == body(404, "not_found", NOT_FOUND)
+
+
+# Cancel
+
+
+async def test_cancel(client: AsyncClient) -> None:
+    await get_bridge().create_run(RUN)
+    for _ in range(2):
+        response = await client.post(url("cancel"))
+        assert response.status_code == 202
+        assert response.json() == {"run_id": RUN, "cancel_requested": True}
+    assert (await client.get(url("run"))).json()["cancel_requested"] is True
+
+
+async def test_cancel_of_an_ended_run(client: AsyncClient) -> None:
+    await ended_run()
+    response = await client.post(url("cancel"))
+    message = f"The run {RUN!r} has ended; there is nothing left to cancel."
+    assert (response.status_code, response.content) == body(409, "run_ended", message)
+
+
+async def test_cancel_of_no_run(client: AsyncClient) -> None:
+    response = await client.post(url("cancel"))
+    assert (response.status_code, response.content) == body(404, "not_found", NOT_FOUND)
+
+
+@with_database
+@pytest.mark.parametrize("use_sessions", [False, True])
+async def test_cancel_needs_the_csrf_token(settings: Settings, use_sessions: bool) -> None:
+    settings.CSRF_USE_SESSIONS = use_sessions
+    await get_bridge().create_run(RUN)
+    client = AsyncClient(enforce_csrf_checks=True)
+    response = await client.post(url("cancel"))
+    assert (response.status_code, response.json()["code"]) == (403, "csrf_failed")
+    assert response["Cache-Control"] == "no-store"
+    assert (await get_bridge().get_run(RUN)).cancel_requested is False
+
+    secret = "s" * 32
+    if use_sessions:
+        session = await client.asession()
+        await session.aset("_csrftoken", secret)
+        await session.asave()
+    else:
+        client.cookies["csrftoken"] = secret
+    response = await client.post(url("cancel"), headers={"X-CSRFToken": secret})
+    assert response.status_code == 202
+
+
+async def test_cancel_from_another_site() -> None:
+    client = AsyncClient(enforce_csrf_checks=True)
+    client.cookies["csrftoken"] = "s" * 32
+    headers = {"X-CSRFToken": "s" * 32, "Origin": "https://elsewhere.example"}
+    response = await client.post(url("cancel"), headers=headers)
+    assert (response.status_code, response.json()["code"]) == (403, "csrf_failed")
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("stream", "GET"), ("run", "GET"), ("cancel", "POST")]
+)
+async def test_other_methods(name: str, allowed: str) -> None:
+    client = AsyncClient(enforce_csrf_checks=True)
+    for method in {"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"} - {allowed}:
+        response = await client.generic(method, url(name))
+        expected = body(405, "method_not_allowed", f"Use {allowed} here.")
+        if method == "HEAD":
+            expected = 405, b""
+        assert (response.status_code, response.content) == expected
+        assert response["Allow"] == allowed
+
+
+@pytest.mark.parametrize("cursor", ["nonsense", "1", "1-", "-2", "1-2-3", "٣-٤", "1" * 99, "1-2\n"])
+async def test_bad_cursor(cursor: str) -> None:
+    """Whoever asks, for whichever run: the answer is about the cursor alone."""
+    response = await AsyncClient().get(url("stream", last_event_id=cursor))
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_cursor")
+    assert response["Content-Type"] == "application/json"
+    assert repr(cursor)[:20] in response.json()["message"]
+
+
+@pytest.mark.parametrize("name", ["stream", "run", "cancel"])
+@pytest.mark.parametrize("run_id", ["x" * 201, "bell\x07", "nul\x00", "\x85", "line\nfeed"])
+async def test_bad_run_id(name: str, run_id: str) -> None:
+    client = AsyncClient()
+    method = client.post if name == "cancel" else client.get
+    response = await method(url(name, run_id))
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_run_id")
+
+
+async def test_too_many_streams(client: AsyncClient, settings: Settings) -> None:
+    settings.STREAMBRIDGE = SIMPLE | {"MAX_STREAMS": 2}
+    # Their first frames have not been asked for yet: they count from their answer on.
+    first, second = [await client.get(url("stream")) for _ in range(2)]
+    assert (first.status_code, second.status_code, open_streams()) == (200, 200, 2)
+    refused = await client.get(url("stream"))
+    message = "This server has its 2 streams open. Try again later."
+    assert (refused.status_code, refused.content) == body(429, "too_many_streams", message)
+    assert refused["Retry-After"] == str(RETRY_AFTER)
+    assert (await client.get(url("run"))).status_code == 404  # other routes need no room
+
+    stream = Stream(first)
+    await stream.part()
+    await stream.close()
+    assert open_streams() == 1
+    async with streaming(client, url("stream")):
+        assert open_streams() == 2
+
+
+async def test_strangers_do_not_learn_that_the_server_is_full(settings: Settings) -> None:
+    settings.STREAMBRIDGE = {"BACKEND": MEMORY, "MAX_STREAMS": 1}
+    async with streaming(AsyncClient(), token_url("stream")):
+        assert (await AsyncClient().get(token_url("stream"))).status_code == 429
+        assert (await AsyncClient().get(url("stream"))).status_code == 401
+
+
+async def test_response_that_nobody_reads_counts_no_longer(client: AsyncClient) -> None:
+    response = await client.get(url("stream"))
+    assert open_streams() == 1
+    del response
+    await until_no_stream_is_open()
+
+
+async def ask_all(client: AsyncClient) -> list[tuple[int, bytes, str]]:
+    """Return the answer of each route."""
+    answers = [
+        await client.get(url("stream")),
+        await client.get(url("run")),
+        await client.post(url("cancel")),
+    ]
+    return [(answer.status_code, answer.content, answer["Retry-After"]) for answer in answers]
+
+
+@with_database
+async def test_log_that_cannot_be_reached(
+    client: AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nowhere = tmp_path / "missing" / "log.sqlite3"
+    monkeypatch.setitem(connections.settings["default"], "NAME", nowhere)
+    settings.STREAMBRIDGE = {"AUTHORIZER": OPEN_HOUSE}
+    refusal = body(503, "log_unavailable", "The log can't be reached right now. Try again.")
+    assert await ask_all(client) == [(*refusal, str(RETRY_AFTER))] * 3
+
+
+async def test_server_that_shuts_down(client: AsyncClient) -> None:
+    await get_bridge().close()
+    refusal = body(503, "shutting_down", "This server is shutting down. Connect again.")
+    assert await ask_all(client) == [(*refusal, str(RETRY_AFTER))] * 3
+
+
+async def test_server_that_shuts_down_lets_its_streams_go(client: AsyncClient) -> None:
+    bridge = get_bridge()
+    await bridge.publish(RUN, "step", 1)
+    async with streaming(client, url("stream")) as stream:
+        assert await stream.part() == RETRY
+        assert (await stream.part()).startswith(b"event: step\n")
+        await bridge.close()
+        with pytest.raises(StopAsyncIteration):  # without an end: the client comes back
+            await stream.part()
+
+
+# Over real servers
+
+
+@pytest.fixture
+def default(settings: Settings) -> None:
+    settings.STREAMBRIDGE = {}
+
+
+@with_database
+def test_first_bytes_leave_at_once(runs_server: AsgiServer) -> None:
+    with requested(runs_server, token_url("stream"), **{"Accept-Encoding": "gzip"}) as answer:
+        assert answer.status == 200
+        assert re.fullmatch(rb"retry: \d+\n", answer.readline())
+        assert answer.readline() == b"\n"
+        assert streams_of(runs_server) == 1
+    wait_until(lambda: streams_of(runs_server) == 0, 10, "the stream to count no longer")
+
+
+@with_database
+@pytest.mark.usefixtures("default")
+async def test_events_of_another_process_arrive_until_the_end(runs_server: AsgiServer) -> None:
+    await get_bridge().publish(RUN, "step", 1)
+    with requested(runs_server, token_url("stream")) as answer:
+        lines = (line for line in iter(answer.readline, b"") if line.startswith(b"data: "))
+        assert await asyncio.to_thread(next, lines) == b"data: 1\n"
+        await get_bridge().publish(RUN, "step", 2)
+        assert await asyncio.to_thread(next, lines) == b"data: 2\n"
+        await get_bridge().publish_end(RUN)
+        assert await asyncio.to_thread(list, lines) == [b'data: {"status":"success"}\n']
+    await async_wait_until(lambda: streams_of(runs_server) == 0, 10, "the stream to be over")
+
+
+ODD_IDS = [
+    "a/b",
+    "a b",
+    "ünï-日本",
+    "100%",
+    "%2F",
+    "a?b=c&d#e",
+    "a+b",
+    "..",
+    "a//b",
+    "/",
+    "'\"<&>;",
+]
+
+
+@with_database
+@pytest.mark.usefixtures("default")
+async def test_run_ids_of_any_characters(runs_server: AsgiServer) -> None:
+    for run_id in ODD_IDS:
+        await get_bridge().publish(run_id, "step", run_id)
+        await get_bridge().publish_end(run_id)
+        with requested(runs_server, token_url("run", run_id)) as answer:
+            assert json.load(answer)["run_id"] == run_id
+        with requested(runs_server, token_url("stream", run_id)) as answer:
+            expected = f"data: {json.dumps(run_id, ensure_ascii=False)}\n".encode()
+            assert expected in answer.readlines()

@@ -1,0 +1,106 @@
+"""When the writer commits: at once, or after a pause that lets more runs share the commit."""
+
+import pytest
+
+from streambridge_app import get_bridge, get_sync_bridge, log, writer
+from streambridge_app.writer import COMMIT_EVENTS
+from tests.services import async_wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def commits(monkeypatch, settings):
+    """Make every pause longer than the test may take; return the runs of each commit."""
+    settings.STREAMBRIDGE = {}
+    monkeypatch.setattr(writer, "PAUSE_PER_RUN", 600)
+    monkeypatch.setattr(writer, "LONGEST_PAUSE", 600)
+    found = []
+    append = log.append
+
+    def recorded(writes, *args):
+        outcomes = append(writes, *args)
+        found.append({write.run_id: len(write.names) for write in writes})
+        return outcomes
+
+    monkeypatch.setattr(log, "append", recorded)
+    return found
+
+
+@pytest.fixture
+async def paused(commits):
+    """A handle of a writer that pauses, since its last commit was for two runs."""
+    bridge = get_bridge()
+    one, other = bridge.producer("a"), bridge.producer("b")
+    bridge.writer._draining = True  # so that both are there before the writer looks
+    await one.publish("update", 1)
+    await other.publish("update", 1)
+    bridge.writer._threads.start(bridge.writer._drain)
+    await async_wait_until(lambda: commits == [{"a": 1, "b": 1}], 10, "the first commit")
+    commits.clear()
+    return one
+
+
+async def test_one_run_never_pauses(commits):
+    async with get_bridge().producer("a") as run:
+        for number in range(3):
+            await run.publish("update", number)
+            await async_wait_until(lambda: len(commits) == number + 1, 10, "a commit")  # noqa: B023
+
+
+async def test_many_runs_share_the_next_commit(commits, paused):
+    await paused.publish("update", 2)
+    await paused.publish("update", 3)
+    await get_bridge().publish("c", "update", 1)
+    assert commits == [{"a": 2, "c": 1}]
+
+
+async def test_a_flush_ends_the_pause(commits, paused):
+    await paused.publish("update", 2)
+    assert commits == []
+    await paused.flush()
+    assert commits == [{"a": 1}]
+
+
+async def test_a_whole_commit_ends_the_pause(commits, paused):
+    for number in range(COMMIT_EVENTS):
+        await paused.publish("update", number)
+    await async_wait_until(lambda: commits == [{"a": COMMIT_EVENTS}], 10, "the commit")
+
+
+async def test_what_did_not_fit_is_committed_at_once(commits, paused):
+    bridge = get_bridge()
+    handles = [bridge.producer(f"run{number}") for number in range(3)]
+    for handle in handles:
+        for number in range(COMMIT_EVENTS - 1):
+            await handle.publish("update", number)
+    await paused.publish("update", 1)
+    await paused.flush()
+    total = 3 * (COMMIT_EVENTS - 1) + 1
+    await async_wait_until(
+        lambda: sum(sum(commit.values()) for commit in commits) == total, 10, "all of it"
+    )
+
+
+async def test_a_signal_may_publish_in_the_middle_of_a_publish(commits):
+    run = get_bridge().producer("a")
+    with run.pipeline._lock:  # as if its handler came here
+        await run.publish("update", 1)
+    await run.flush()
+    assert commits == [{"a": 1}]
+
+
+async def test_closing_ends_the_pause(commits, paused):
+    await paused.publish("update", 2)
+    await get_bridge().close()
+    assert commits == [{"a": 1}]
+
+
+def test_a_sync_flush_ends_the_pause(commits):
+    bridge = get_sync_bridge()
+    with bridge.producer("a") as one, bridge.producer("b") as other:
+        for number in range(3):
+            one.publish("update", number)
+            other.publish("update", number)
+            one.flush()
+            other.flush()

@@ -1,0 +1,92 @@
+import asyncio
+import os
+import signal
+import threading
+
+import pytest
+
+from streambridge_app import background, get_bridge, get_sync_bridge
+from tests.conftest import MEMORY
+from tests.services import wait_until
+
+
+async def _answer(value):
+    await asyncio.sleep(0)
+    return value
+
+
+async def _fail():
+    raise KeyError("missing")
+
+
+def test_results_and_errors_come_back():
+    assert background.run(_answer(7)) == 7
+    assert background.submit(_answer(8)).result(5) == 8
+    with pytest.raises(KeyError):
+        background.run(_fail())
+
+
+def test_all_threads_share_one_loop():
+    loops = []
+    threads = [threading.Thread(target=lambda: loops.append(background.loop())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(loops)) == 1
+
+
+def _interrupt_when(ready):
+    """Do what Ctrl-C does, to the main thread, once it waits."""
+
+    def interrupt():
+        wait_until(ready, 5, "the main thread to wait")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+
+
+def test_an_interrupted_call_has_stopped_when_it_returns():
+    started, stopped = threading.Event(), []
+
+    async def work():
+        try:
+            started.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)
+            stopped.append(True)
+
+    _interrupt_when(started.is_set)
+    with pytest.raises(KeyboardInterrupt):
+        background.run(work())
+    assert stopped == [True]
+
+
+def test_an_interrupted_sync_subscription_can_be_closed_and_taken_up_again(settings):
+    settings.STREAMBRIDGE = {"BACKEND": MEMORY}
+    bridge, sync_bridge = get_bridge(), get_sync_bridge()
+    sync_bridge.publish("run", "number", 1)
+    events = sync_bridge.subscribe("run", heartbeat_interval=60)
+    first = next(events)
+    _interrupt_when(lambda: "run" in bridge._wakers)
+    with pytest.raises(KeyboardInterrupt):
+        next(events)
+    sync_bridge.publish("run", "number", 2)
+    sync_bridge.publish_end("run")
+    rest = list(sync_bridge.subscribe("run", last_event_id=first.id))
+    assert [event.data for event in rest] == [2, None]
+
+
+def test_a_forked_child_gets_a_loop_of_its_own():
+    loop = background.loop()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        answer = b"own" if background.loop() is not loop and background.run(_answer(1)) else b"no"
+        os.write(writing, answer)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answers:
+        assert answers.read() == b"own"
+    os.waitpid(child, 0)

@@ -1,0 +1,69 @@
+"""What errors mean, as Django raises them from psycopg's and sqlite3's."""
+
+import sqlite3
+
+import psycopg
+import pytest
+from django.db import (
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    NotSupportedError,
+    OperationalError,
+    ProgrammingError,
+)
+
+from streambridge_app.failures import Failure, failure_of
+
+
+def raised(kind, cause):
+    error = kind("as Django wraps it")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "kind", "failure"),
+    [
+        ("57P01", OperationalError, Failure.LOST),
+        ("57P02", OperationalError, Failure.LOST),
+        ("57P03", OperationalError, Failure.STALE),
+        ("57P05", OperationalError, Failure.LOST),
+        ("08006", OperationalError, Failure.LOST),
+        ("08P01", OperationalError, Failure.LOST),
+        ("25P03", InternalError, Failure.LOST),
+        ("40003", OperationalError, Failure.LOST),
+        ("26000", ProgrammingError, Failure.STALE),
+        ("42P05", ProgrammingError, Failure.STALE),
+        ("0A000", NotSupportedError, Failure.STALE),
+        ("25006", InternalError, Failure.STALE),
+        ("53300", OperationalError, Failure.STALE),
+        ("40001", OperationalError, Failure.CONFLICT),
+        ("40P01", OperationalError, Failure.CONFLICT),
+        ("55P03", OperationalError, Failure.REFUSED),
+        ("53100", OperationalError, Failure.REFUSED),
+        ("57014", OperationalError, Failure.REFUSED),
+        ("42P01", ProgrammingError, Failure.OTHER),
+        ("23505", IntegrityError, Failure.OTHER),
+        ("25P02", InternalError, Failure.OTHER),
+    ],
+)
+def test_postgresql_names_its_failures(sqlstate, kind, failure):
+    cause = psycopg.errors.lookup(sqlstate)("as the server says it")
+    assert cause.sqlstate == sqlstate
+    assert failure_of(raised(kind, cause)) is failure
+
+
+@pytest.mark.parametrize("kind", [OperationalError, InterfaceError])
+def test_an_error_without_a_name_is_a_connection_that_broke(kind):
+    assert failure_of(raised(kind, psycopg.OperationalError("server closed"))) is Failure.LOST
+    assert failure_of(kind("Django's own: connection already closed")) is Failure.LOST
+
+
+def test_sqlite_has_no_connection_to_lose():
+    locked = sqlite3.OperationalError("database is locked")
+    assert failure_of(raised(OperationalError, locked)) is Failure.REFUSED
+
+
+def test_errors_of_a_program_are_left_alone():
+    assert failure_of(ProgrammingError("no results to fetch")) is Failure.OTHER

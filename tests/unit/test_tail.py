@@ -1,0 +1,149 @@
+import random
+
+import pytest
+
+from streambridge_app.cursor import Verdict
+from streambridge_app.events import StreamEvent
+from streambridge_app.tail import Batch, Tail
+
+
+def batch(first, last, size=1):
+    seqs = range(first, last + 1)
+    return Batch(500, first, [f"e{seq}" for seq in seqs], ["1" * size for seq in seqs])
+
+
+def spans(batches):
+    return [(one.first, one.last) for one in batches]
+
+
+# Batch
+
+
+def test_a_batch_knows_its_span():
+    assert (len(batch(3, 7)), batch(3, 7).last) == (5, 7)
+    assert (len(batch(3, 2)), batch(3, 2).last) == (0, 2)
+    assert repr(batch(3, 7)) == "<Batch 500-3…7>"
+
+
+def test_after_is_the_batch_itself_when_nothing_is_skipped():
+    whole = batch(3, 7)
+    assert whole.after(2) is whole
+    assert whole.after(0) is whole
+
+
+def test_after_skips():
+    rest = batch(3, 7).after(5)
+    assert (rest.first, rest.last, rest.names) == (6, 7, ["e6", "e7"])
+    assert len(batch(3, 7).after(7)) == 0
+
+
+def test_events_have_data_of_their_own():
+    one = Batch(500, 1, ["a"], ["[1]"])
+    (first,), (second,) = one.events(), one.events()
+    assert first == StreamEvent("500-1", "a", [1])
+    first.data.append(2)
+    assert second.data == [1]
+
+
+def test_frames_are_encoded_once():
+    one = batch(1, 3)
+    assert one.sse() is one.sse()
+    assert one.sse().count(b"\n\n") == 3
+    assert one.socket_frames("run") is one.socket_frames("run")
+    assert len(one.socket_frames("run")) == 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_packing_and_unpacking(count):
+    names = [f"\u2028\x0b\x85 {n}" for n in range(count)]
+    data = [f'"\\n\u2029\x85 {n}"' for n in range(count)]
+    unpacked = Batch.unpack(500, 7, Batch(500, 7, names, data).pack())
+    assert (unpacked.epoch, unpacked.first) == (500, 7)
+    assert (list(unpacked.names), list(unpacked.data)) == (names, data)
+
+
+# Tail
+
+
+@pytest.fixture
+def tail():
+    return Tail(0, max_events=100, max_size=10_000)
+
+
+def test_an_empty_tail_has_nothing_and_knows_nothing_before_its_head(tail):
+    assert tail.after(0) == []
+    tail.restart(5)
+    assert tail.after(5) == []
+    assert tail.after(4) is None
+
+
+def test_a_tail_takes_what_continues_it(tail):
+    assert tail.append(batch(1, 3)) is Verdict.DELIVER
+    assert tail.append(batch(4, 4)) is Verdict.DELIVER
+    assert tail.head == 4
+    assert spans(tail.after(0)) == [(1, 3), (4, 4)]
+
+
+def test_a_tail_takes_only_what_is_new_of_an_overlap(tail):
+    tail.append(batch(1, 3))
+    assert tail.append(batch(2, 5)) is Verdict.DELIVER
+    assert spans(tail.after(0)) == [(1, 3), (4, 5)]
+
+
+def test_a_tail_refuses_repetitions_and_holes(tail):
+    tail.append(batch(1, 3))
+    assert tail.append(batch(1, 3)) is Verdict.DUPLICATE
+    assert tail.append(batch(5, 6)) is Verdict.GAP
+    assert tail.head == 3
+
+
+def test_a_tail_finds_any_position(tail):
+    tail.extend([batch(1, 3), batch(4, 4), batch(5, 9)])
+    assert spans(tail.after(1)) == [(2, 3), (4, 4), (5, 9)]
+    assert spans(tail.after(3)) == [(4, 4), (5, 9)]
+    assert spans(tail.after(4)) == [(5, 9)]
+    assert spans(tail.after(7)) == [(8, 9)]
+    assert tail.after(9) == tail.after(12) == []
+
+
+def test_a_tail_forgets_the_oldest_batches_beyond_its_number_of_events():
+    tail = Tail(0, max_events=5, max_size=10_000)
+    tail.extend([batch(1, 3), batch(4, 6), batch(7, 8)])
+    assert tail.after(2) is None
+    assert spans(tail.after(3)) == [(4, 6), (7, 8)]
+
+
+def test_a_tail_forgets_the_oldest_batches_beyond_its_size():
+    tail = Tail(0, max_events=100, max_size=1000)
+    tail.extend([batch(1, 1, size=900), batch(2, 2, size=900)])
+    assert tail.after(0) is None
+    assert spans(tail.after(1)) == [(2, 2)]
+
+
+def test_the_newest_batch_is_kept_whatever_its_size():
+    tail = Tail(0, max_events=1, max_size=1)
+    tail.append(batch(1, 50, size=100))
+    assert spans(tail.after(0)) == [(1, 50)]
+
+
+def test_a_restart_forgets_everything(tail):
+    tail.append(batch(1, 3))
+    tail.restart(10)
+    assert (tail.head, tail.after(10), tail.after(0)) == (10, [], None)
+    assert tail.append(batch(11, 12)) is Verdict.DELIVER
+    assert spans(tail.after(10)) == [(11, 12)]
+
+
+def test_whatever_arrives_in_whatever_order_the_tail_has_no_hole():
+    chance = random.Random(4)  # noqa: S311 - the same each time
+    for _ in range(200):
+        tail = Tail(0, max_events=20, max_size=10_000)
+        for _ in range(30):
+            first = chance.randrange(1, tail.head + 5)
+            tail.append(batch(first, first + chance.randrange(0, 6)))
+            after = chance.randrange(0, tail.head + 1)
+            found = tail.after(after)
+            if found is not None:
+                seqs = [seq for one in found for seq in range(one.first, one.last + 1)]
+                assert seqs == list(range(after + 1, tail.head + 1))
+                assert all(one.names[0] == f"e{one.first}" for one in found)
