@@ -156,17 +156,19 @@ class Publisher:
 
     def connect(self, done: Callable[[Exception | None], None]) -> bool:
         """
-        Connect in the background, unless that has just failed.
+        Connect in the background, unless that is done, or has just failed.
 
         Args:
             done: called on another thread, with what went wrong.
 
         Returns:
-            Whether ``done`` will be called, or a call of it is under way.
+            Whether there is a connection, or will be one before ``done`` is called.
         """
         with self._lock:
             if self._closed:
                 return False
+            if self._socket is not None:  # made since the caller looked
+                return True
             if self._connecting is None:
                 if time.monotonic() < self._retry_at:
                     return False
@@ -209,9 +211,11 @@ class Publisher:
                 connection.send_command(*command)
                 connection.read_response()
             connection.send_command("CLIENT", "REPLY", "OFF")
-        except ResponseError as error:
+        except Exception as error:
             connection.disconnect()
-            raise Refused(str(error)) from error
+            if isinstance(error, ResponseError):
+                raise Refused(str(error)) from error
+            raise
         return _take_socket(connection)
 
     def close(self) -> None:

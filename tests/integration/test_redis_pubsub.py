@@ -182,6 +182,20 @@ async def test_a_connection_that_was_cut_is_made_anew(layer, redis_server):
             await async_wait_until(lambda: received, 5, "the message")
 
 
+async def test_a_thread_that_looked_too_early_makes_no_second_connection(layer, redis_server):
+    called = []
+    with connected(layer) as publisher:
+        async with admin(redis_server) as redis:
+
+            async def connections():
+                return len(await redis.client_list())
+
+            before = await connections()
+            assert publisher.connect(called.append)
+            assert await connections() == before
+    assert called == []
+
+
 async def test_a_redis_that_is_down_is_tried_once_a_second():
     layer = RedisPubSubChannelLayer(hosts=["redis://127.0.0.1:1"])
     publisher = Publisher(address_of(layer))
