@@ -24,6 +24,9 @@ class NewRun(NamedTuple):
     metadata_json: str
     lease_ms: int | None
     cancel_after_ms: int | None
+    max_events: int | None
+    max_bytes: int | None
+    keep: datetime.timedelta | None
 
 
 class NewEnd(NamedTuple):
@@ -39,18 +42,24 @@ def new_run(
     run_id: str | None,
     owner: Any,
     metadata: Mapping[str, Any] | None,
-    max_bytes: int,
+    max_event_bytes: int,
     *,
     lease: float | None = None,
     cancel_after: float | None = None,
+    max_events: int | None = None,
+    max_bytes: int | None = None,
+    keep: float | None = None,
 ) -> NewRun:
     """Check the arguments of ``create_run``; a missing id becomes a new UUID."""
     return NewRun(
         str(uuid.uuid4()) if run_id is None else check_run_id(run_id),
         getattr(owner, "pk", owner),
-        encode_data(dict(metadata or {}), max_bytes),
+        encode_data(dict(metadata or {}), max_event_bytes),
         milliseconds("lease", lease),
         milliseconds("cancel_after", cancel_after),
+        _check_limit("max_events", max_events),
+        _check_limit("max_bytes", max_bytes),
+        None if keep is None else check_delay(keep, "keep"),
     )
 
 
@@ -86,6 +95,12 @@ def milliseconds(name: str, seconds: float | None) -> int | None:
     return max(1, round(seconds * 1000))
 
 
+def _check_limit(name: str, limit: int | None) -> int | None:
+    if limit is not None and not 1 <= limit < 2**63:
+        raise ValueError(f"{name} must be 1 or more, or None, not {limit!r}.")
+    return limit
+
+
 def check_keep(keep: int) -> int:
     """Return how many events to keep, or raise ValueError."""
     if keep < 0:
@@ -93,10 +108,10 @@ def check_keep(keep: int) -> int:
     return keep
 
 
-def check_delay(delay: float) -> datetime.timedelta:
+def check_delay(delay: float, name: str = "delay") -> datetime.timedelta:
     """Return a delay in seconds as a timedelta, or raise ValueError."""
     if not 0 <= delay <= MAX_DELAY:
-        raise ValueError(f"delay must be 0 to {MAX_DELAY:,} seconds, not {delay!r}.")
+        raise ValueError(f"{name} must be 0 to {MAX_DELAY:,} seconds, not {delay!r}.")
     return datetime.timedelta(seconds=delay)
 
 

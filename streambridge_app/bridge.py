@@ -46,6 +46,9 @@ class StreamBridge(abc.ABC):
         metadata: Mapping[str, Any] | None = None,
         lease: float | None = None,
         cancel_after: float | None = None,
+        max_events: int | None = None,
+        max_bytes: int | None = None,
+        keep: float | None = None,
     ) -> str:
         """
         Create a run and return its id.
@@ -59,10 +62,17 @@ class StreamBridge(abc.ABC):
             cancel_after: seconds for which its last client must be gone before the run is asked
                 to cancel, a few more than it says; None: it runs without clients. Before its
                 first client, it does anyway.
+            max_events: newest events to keep; None: what the setting ``MAX_RUN_EVENTS`` says.
+                Older ones are deleted in the background; a cursor into them gets a gap.
+            max_bytes: the same in bytes of data (``MAX_RUN_BYTES``). The newest event is kept
+                whatever its size.
+            keep: seconds from its end to its deletion; None: ``KEEP_SECONDS``, or
+                ``KEEP_UNOWNED_SECONDS`` for a run without an owner.
 
         Raises:
             InvalidRunId: the id can't name a run.
-            ValueError: a lease or ``cancel_after`` that is not more than 0.
+            ValueError: a lease or ``cancel_after`` that is not more than 0, a limit below 1, or a
+                negative ``keep``.
             RunExists: a run has this id.
             InvalidEvent: JSON can't express the metadata, or it is over the size limit.
             LogUnavailable: the log can't be reached.

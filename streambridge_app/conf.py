@@ -70,11 +70,12 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _count(lowest: int) -> dict[str, Any]:
+def _count(lowest: int, *, none: str = "") -> dict[str, Any]:
     return {
-        "must": f"a whole number, {lowest} or more",
+        "must": f"a whole number, {lowest} or more" + (f", or None for {none}" if none else ""),
         "valid": lambda value: (
-            isinstance(value, int) and not isinstance(value, bool) and value >= lowest
+            (value is None and bool(none))
+            or (isinstance(value, int) and not isinstance(value, bool) and value >= lowest)
         ),
     }
 
@@ -183,13 +184,13 @@ class Settings:
         604_800.0,
         number=14,
         **_seconds(none="ever"),
-        help="Seconds for which `streambridge_prune` keeps a run after its end.",
+        help="Seconds for which a run is kept after its end, unless it says so itself.",
     )
     SWEEP_INTERVAL = Option(
         30.0,
         number=15,
         **_seconds(),
-        help="Seconds between two looks of a server for runs past their cleanup deadline.",
+        help="Seconds between two looks of a server for runs and events to delete.",
     )
     TOKEN_MAX_AGE = Option(
         3600.0, number=16, **_seconds(), help="Seconds for which a run token is good."
@@ -228,6 +229,25 @@ class Settings:
         **_seconds(),
         help="Seconds that a server which is told to stop gives its streams to end; what is left "
         "of them then is cut.",
+    )
+    KEEP_UNOWNED_SECONDS: Option[float | None] = Option(
+        None,
+        number=23,
+        **_seconds(none="as long as KEEP_SECONDS"),
+        help="The same as `KEEP_SECONDS` for runs without an owner.",
+    )
+    MAX_RUN_EVENTS: Option[int | None] = Option(
+        None,
+        number=24,
+        **_count(1, none="no limit"),
+        help="Newest events to keep of a new run, unless it says so itself; older ones are "
+        "deleted in the background.",
+    )
+    MAX_RUN_BYTES: Option[int | None] = Option(
+        None,
+        number=25,
+        **_count(1, none="no limit"),
+        help="The same in bytes of data; the newest event is kept whatever its size.",
     )
 
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from channels.layers import BaseChannelLayer
-from django.utils import timezone
 
 from . import log
 from .announce import News, is_process_local
@@ -29,6 +28,7 @@ from .log_threads import LogThreads
 from .membership import Membership
 from .pages import Pages
 from .runs import RUNNING, RunHead
+from .sweeper import sweep
 from .tail import Batch, Tail
 
 LOCAL_POLL_INTERVAL: Final = 0.05
@@ -45,8 +45,6 @@ ACTIVE_SECONDS: Final = 0.25
 
 JOIN_DEADLINE: Final = 1.0
 """Seconds for which a client waits for the group before it relies on polling."""
-
-SWEEP_BATCH: Final = 100
 
 logger = logging.getLogger("streambridge")
 
@@ -373,10 +371,10 @@ class Hub:
         using = self._options.using
         while True:
             await asyncio.sleep(self._options.sweep_interval)
+            steps = sweep(using)
             try:
-                while keys := await _on(self._sweeper, log.due, using, timezone.now(), SWEEP_BATCH):
-                    for key in keys:
-                        await _on(self._sweeper, log.delete_all, key, using)
+                while await _on(self._sweeper, next, steps, None) is not None:
+                    pass
             except LogUnavailable:
                 continue
             except Exception:

@@ -132,9 +132,9 @@ class Watch:
         """When the log was reached for the first time without a break since."""
         self._last = float("-inf")
 
-    def look(self, followed: Collection[str]) -> None:
+    def look(self, followed: Collection[str]) -> int:
         """
-        See to all runs of the log.
+        See to all runs of the log, and return how many were ended.
 
         Args:
             followed: ids of runs that have clients here, or had since the last look.
@@ -150,10 +150,13 @@ class Watch:
             self._last = now
             log.note_clients(followed, now, self._using)
             log.cancel_unwatched(now, now - self._since, self._using)
+            ended = 0
             while written := log.expire_leases(
                 self._using, EXPIRED_AT_ONCE, now, now - self._since
             ):
                 self._announce(written)
+                ended += len(written)
         except Exception:
             self._last = float("-inf")
             raise
+        return ended

@@ -1,5 +1,5 @@
 """
-The log of every run: with :mod:`streambridge_app.advance`, the only one that writes its tables.
+The log of every run: with ``advance`` and ``retention``, the only one that writes its tables.
 
 All functions are synchronous, work on the caller's connection to the database ``using``, and
 leave transactions to the caller unless they say otherwise. An event gets its number under the
@@ -14,11 +14,11 @@ import datetime
 import itertools
 import json
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from django.db import OperationalError, connections, transaction
-from django.db.models import F, Q, QuerySet, Subquery, Value
+from django.db.models import Subquery, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -26,13 +26,11 @@ from .advance import LEASE_IS_FRESH, NOW, Write, Written, advance
 from .arguments import new_loss
 from .bridge import fenced
 from .commit_times import commit_time
+from .conf import streambridge_settings
 from .exceptions import ProducerFenced, RunEnded, RunExists, RunNotFound
 from .models import EpochFloor, Event, EventKey, Run
 from .runs import RUNNING, RunHead, RunState
 from .tail import Batch
-
-DELETE_BATCH: Final = 5_000
-"""Events deleted in one transaction, so that no publisher waits long for a deletion."""
 
 IDS_PER_QUERY: Final = 500
 """Run ids in one query: below the limit on parameters of every SQLite."""
@@ -42,6 +40,9 @@ PAGE_BYTES: Final = 262_144
 
 EXPIRY_GRACE: Final = 2_000
 """Milliseconds, beside a third of a lease, for which the living may renew it after an outage."""
+
+EXPIRY_PATIENCE: Final = 20_000
+"""Milliseconds that a third of a lease counts for at most: who lives looks every second."""
 
 WATCH_SLACK: Final = 2_000
 """Milliseconds by which word of a run's clients may be late."""
@@ -82,6 +83,9 @@ def create(
     metadata_json: str = "{}",
     lease_ms: int | None = None,
     cancel_after_ms: int | None = None,
+    max_events: int | None = None,
+    max_bytes: int | None = None,
+    keep: datetime.timedelta | None = None,
 ) -> None:
     """
     Insert a run, in a transaction of its own or as part of the caller's.
@@ -93,6 +97,8 @@ def create(
         metadata_json: a JSON object.
         lease_ms: milliseconds after which the run is lost if nobody publishes; None: no lease.
         cancel_after_ms: milliseconds without a client after which it is asked to cancel.
+        max_events, max_bytes: what to keep of it; None: what the settings say.
+        keep: how long to keep it after its end; None: as long as the settings say.
 
     Raises:
         RunExists: the id is taken.
@@ -104,8 +110,14 @@ def create(
         created = Run.objects.using(using).filter(id=keys[0])
         if lease_ms is not None:
             created.update(lease_ms=lease_ms, lease_expires=lease_clock(using) + lease_ms)
-        if cancel_after_ms is not None:
-            created.update(cancel_after_ms=cancel_after_ms)
+        chosen = {
+            "cancel_after_ms": cancel_after_ms,
+            "max_events": max_events,
+            "max_bytes": max_bytes,
+            "keep": keep,
+        }
+        if given := {name: value for name, value in chosen.items() if value is not None}:
+            created.update(**given)
 
 
 def create_missing(run_ids: Iterable[str], using: str) -> None:
@@ -116,10 +128,11 @@ def create_missing(run_ids: Iterable[str], using: str) -> None:
 
 _CREATE = f"""
     INSERT INTO {_RUN}
-        (run_id, owner_id, metadata_json, epoch, created_at, head, floor, size, status)
+        (run_id, owner_id, metadata_json, epoch, created_at, max_events, max_bytes, head, floor,
+        size, status)
     VALUES {{}} ON CONFLICT (run_id) DO NOTHING RETURNING id
 """
-_CREATE_ROW = f"(%s, %s, %s, %s, %s, 0, 0, 0, '{RUNNING}')"
+_CREATE_ROW = f"(%s, %s, %s, %s, %s, %s, %s, 0, 0, 0, '{RUNNING}')"
 
 
 def _create(runs: Sequence[tuple[str, Any, str]], using: str) -> list[int]:
@@ -128,8 +141,9 @@ def _create(runs: Sequence[tuple[str, Any, str]], using: str) -> list[int]:
     epoch = time.time_ns() // 1_000_000
     now = connection.ops.adapt_datetimefield_value(timezone.now())
     to_db = Run._meta.get_field("owner").get_db_prep_save
+    limits = streambridge_settings.MAX_RUN_EVENTS, streambridge_settings.MAX_RUN_BYTES
     rows = [
-        (run_id, to_db(owner_id, connection), metadata_json, epoch, now)
+        (run_id, to_db(owner_id, connection), metadata_json, epoch, now, *limits)
         for run_id, owner_id, metadata_json in sorted(runs)  # no two processes wait in a circle
     ]
     with connection.cursor() as cursor:
@@ -421,7 +435,7 @@ def state(run_id: str, using: str) -> RunState:
     """
     run = Run.objects.using(using).filter(run_id=run_id).first()
     if run is None:
-        raise _not_found(run_id)
+        raise not_found(run_id)
     return RunState(
         run_id=run_id,
         epoch=run.epoch,
@@ -453,7 +467,7 @@ def request_cancel(run_id: str, using: str) -> None:
     if not asked:
         if _exists(run_id, using):
             raise RunEnded(f"The run {run_id!r} has ended; there is nothing left to cancel.")
-        raise _not_found(run_id)
+        raise not_found(run_id)
 
 
 def held(keys: Sequence[int], using: str) -> dict[int, Held]:
@@ -498,13 +512,16 @@ def expire_leases(using: str, limit: int, now: int, reached_for: int) -> list[Wr
         limit: runs, at most.
         now: milliseconds, from :func:`lease_clock`.
         reached_for: milliseconds for which this process has reached the log without a break. Within
-            a third of a lease and :data:`EXPIRY_GRACE`, a living producer may not have renewed.
+            a third of a lease, :data:`EXPIRY_PATIENCE` at most, and :data:`EXPIRY_GRACE`, a living
+            producer may not have renewed.
     """
     connection = connections[using]
     expired = f"""
         SELECT run_id, epoch FROM {_by_index("streambridge_run_lease", connection.vendor)}
         WHERE status = '{RUNNING}' AND lease_expires <= %s AND run_id IS NOT NULL
-            AND lease_ms / 3 + {EXPIRY_GRACE} <= %s
+            AND {EXPIRY_GRACE} <= %s
+                - CASE WHEN lease_ms / 3 < {EXPIRY_PATIENCE} THEN lease_ms / 3
+                    ELSE {EXPIRY_PATIENCE} END
         ORDER BY lease_expires LIMIT %s
     """
     parameters = (now, reached_for, limit)
@@ -517,6 +534,13 @@ def expire_leases(using: str, limit: int, now: int, reached_for: int) -> list[Wr
             cursor.execute(f"{expired} {locking}", parameters)
             losses = [Write(*new_loss(run_id), epoch) for run_id, epoch in cursor.fetchall()]
             return list(advance(connection, losses, commit_time())) if losses else []
+
+
+def expired_leases(using: str) -> bool:
+    """Return whether there is a run whose lease has expired, and that nobody has ended yet."""
+    now = lease_clock(using)
+    runs = Run.objects.using(using).filter(status=RUNNING, run_id__isnull=False)
+    return runs.filter(lease_expires__lte=now).exists()
 
 
 # Word of a run's clients is written again after this many milliseconds.
@@ -617,91 +641,10 @@ def _listed(values: Iterable[int | str], vendor: str) -> Any:
     return list(values) if vendor == "postgresql" else json.dumps(list(values))
 
 
-def trim(run_id: str, keep: int, using: str) -> int:
-    """
-    Delete all but the newest ``keep`` events of a run; return how many that were.
-
-    The floor moves first, in a transaction of its own: a reader learns of the gap, never of
-    a hole. If the process dies in between, the next call deletes what is left.
-
-    Raises:
-        RunNotFound: no run has this id.
-    """
-    runs = Run.objects.using(using).filter(run_id=run_id)
-    runs.filter(head__gt=F("floor") + keep).update(floor=F("head") - keep)
-    found = runs.values_list("id", "floor").first()
-    if found is None:
-        raise _not_found(run_id)
-    return sum(_delete_events(*found, using))
-
-
-def schedule_cleanup(run_id: str, deadline: datetime.datetime, using: str) -> int | None:
-    """Store when to delete a run, and return its key; None if there is no such run."""
-    runs = Run.objects.using(using)
-    key = runs.filter(run_id=run_id).values_list("id", flat=True).first()
-    if key is not None:  # by key: the id may name another run a moment later
-        runs.filter(id=key).update(delete_at=deadline)
-    return key
-
-
-def due(using: str, now: datetime.datetime, limit: int) -> list[int]:
-    """Return the keys of runs whose deletion is due or was begun, the oldest first."""
-    return list(
-        Run.objects.using(using)
-        .filter(Q(delete_at__lte=now) | Q(run_id__isnull=True))
-        .order_by("id")
-        .values_list("id", flat=True)[:limit]
-    )
-
-
-def kept_too_long(using: str, ended_before: datetime.datetime) -> QuerySet[Run]:
-    """Return the runs that ended before a moment."""
-    return Run.objects.using(using).filter(ended_at__lt=ended_before, run_id__isnull=False)
-
-
-def delete(key: int, using: str) -> Iterator[int]:
-    """
-    Delete a run, its events and keys, yielding after each transaction the number of events it took.
-
-    The first transaction takes the run's id away: from then on the run is gone for everybody,
-    the id is free for a new incarnation, and whoever sweeps next finishes the deletion if
-    this process dies.
-    """
-    with transaction.atomic(using=using):
-        run = Run.objects.using(using).select_for_update().filter(id=key).first()
-        if run is None:
-            return
-        if run.run_id is not None:
-            EpochFloor.objects.using(using).bulk_create([EpochFloor()], ignore_conflicts=True)
-            EpochFloor.objects.using(using).filter(epoch__lt=run.epoch).update(epoch=run.epoch)
-            Run.objects.using(using).filter(id=key).update(run_id=None)
-    yield 0
-    yield from _delete_events(key, run.head, using)
-    keys = EventKey.objects.using(using).filter(run_id=key)
-    some = keys.order_by("key").values("key")[:DELETE_BATCH]
-    while keys.filter(key__in=some)._raw_delete(using):
-        yield 0
-    Run.objects.using(using).filter(id=key).delete()
-
-
-def delete_all(key: int, using: str) -> int:
-    """Delete a run and its events; return how many events that were."""
-    return sum(delete(key, using))
-
-
-def _delete_events(key: int, last: int, using: str) -> Iterator[int]:
-    events = Event.objects.using(using).filter(run_id=key)
-    while True:
-        oldest = events.filter(seq__lte=last).order_by("seq").values_list("seq", flat=True).first()
-        if oldest is None:
-            return
-        upto = min(last, oldest + DELETE_BATCH - 1)
-        yield events.filter(seq__range=(oldest, upto))._raw_delete(using)
-
-
 def _exists(run_id: str, using: str) -> bool:
     return Run.objects.using(using).filter(run_id=run_id).exists()
 
 
-def _not_found(run_id: str) -> RunNotFound:
+def not_found(run_id: str) -> RunNotFound:
+    """Return the error of an id that names no run."""
     return RunNotFound(f"There is no run with the id {run_id!r}.")

@@ -1,8 +1,8 @@
 """
 The schema: one row per run, one row per event, one row per key of an event.
 
-Only :mod:`streambridge_app.log` writes these tables. The row of a run is the lock under which
-its events get their numbers.
+Only ``log``, ``advance`` and ``retention`` write these tables. The row of a run is the lock under
+which its events get their numbers.
 """
 
 from __future__ import annotations
@@ -80,6 +80,21 @@ class Run(models.Model):
         blank=True,
         help_text=_("Milliseconds since 1970 when it last was known to have a client."),
     )
+    max_events = models.BigIntegerField(
+        _("most events"), null=True, blank=True, help_text=_("Older ones are deleted.")
+    )
+    max_bytes = models.BigIntegerField(
+        _("most bytes"),
+        null=True,
+        blank=True,
+        help_text=_("Of data, as UTF-8; older events are deleted."),
+    )
+    keep = models.DurationField(
+        _("keep"),
+        null=True,
+        blank=True,
+        help_text=_("Time from its end to its deletion; null: what the settings say."),
+    )
 
     class Meta:
         verbose_name = _("run")
@@ -106,6 +121,17 @@ class Run(models.Model):
                 fields=["watched_at"],
                 name="streambridge_run_watched",
                 condition=models.Q(status=RUNNING, cancel_after_ms__isnull=False),
+            ),
+            # Not of the head: PostgreSQL would have to write to the index with every commit.
+            models.Index(
+                fields=["id"],
+                name="streambridge_run_limited",
+                condition=models.Q(max_events__isnull=False) | models.Q(max_bytes__isnull=False),
+            ),
+            models.Index(
+                fields=["ended_at"],
+                name="streambridge_run_keep",
+                condition=models.Q(keep__isnull=False),
             ),
         )
 

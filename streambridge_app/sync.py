@@ -36,11 +36,21 @@ class SyncStreamBridge:
         metadata: Mapping[str, Any] | None = None,
         lease: float | None = None,
         cancel_after: float | None = None,
+        max_events: int | None = None,
+        max_bytes: int | None = None,
+        keep: float | None = None,
     ) -> str:
         """Create a run and return its id: see :meth:`StreamBridge.create_run`."""
         return background.run(
             self._bridge.create_run(
-                run_id, owner=owner, metadata=metadata, lease=lease, cancel_after=cancel_after
+                run_id,
+                owner=owner,
+                metadata=metadata,
+                lease=lease,
+                cancel_after=cancel_after,
+                max_events=max_events,
+                max_bytes=max_bytes,
+                keep=keep,
             )
         )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from django.db import connections, transaction
 from django.utils import timezone
 
-from . import log
+from . import log, retention
 from .advance import Write, Written
 from .arguments import check_delay, check_keep, new_end, new_run
 from .events import check_event_name, check_key, check_run_id, encode_data
@@ -49,6 +49,9 @@ class TransactionalBridge(SyncStreamBridge):
         metadata: Mapping[str, Any] | None = None,
         lease: float | None = None,
         cancel_after: float | None = None,
+        max_events: int | None = None,
+        max_bytes: int | None = None,
+        keep: float | None = None,
     ) -> str:
         new = new_run(
             run_id,
@@ -57,6 +60,9 @@ class TransactionalBridge(SyncStreamBridge):
             self._bridge.max_event_bytes,
             lease=lease,
             cancel_after=cancel_after,
+            max_events=max_events,
+            max_bytes=max_bytes,
+            keep=keep,
         )
         self._on_log(log.create, new.run_id, self._using, *new[1:])
         return new.run_id
@@ -88,7 +94,7 @@ class TransactionalBridge(SyncStreamBridge):
         guarded_repeatable(self._using, log.request_cancel, check_run_id(run_id), self._using)
 
     def trim(self, run_id: str, *, keep: int) -> int:
-        return self._on_log(log.trim, check_run_id(run_id), check_keep(keep), self._using)
+        return self._on_log(retention.trim, check_run_id(run_id), check_keep(keep), self._using)
 
     def cleanup(self, run_id: str, *, delay: float = 0) -> None:
         """
@@ -101,7 +107,7 @@ class TransactionalBridge(SyncStreamBridge):
             super().cleanup(run_id, delay=delay)
             return
         deadline = timezone.now() + check_delay(delay)
-        self._on_log(log.schedule_cleanup, check_run_id(run_id), deadline, self._using)
+        self._on_log(retention.schedule_cleanup, check_run_id(run_id), deadline, self._using)
 
     def producer(
         self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False

@@ -19,7 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils import timezone
 
-from .. import background, log
+from .. import background, log, retention
 from ..advance import Written
 from ..announce import SEND_DEADLINE, Announcer, is_process_local
 from ..arguments import (
@@ -104,9 +104,20 @@ class ChannelLayerBridge(StreamBridge):
         metadata: Mapping[str, Any] | None = None,
         lease: float | None = None,
         cancel_after: float | None = None,
+        max_events: int | None = None,
+        max_bytes: int | None = None,
+        keep: float | None = None,
     ) -> str:
         new = new_run(
-            run_id, owner, metadata, self.max_event_bytes, lease=lease, cancel_after=cancel_after
+            run_id,
+            owner,
+            metadata,
+            self.max_event_bytes,
+            lease=lease,
+            cancel_after=cancel_after,
+            max_events=max_events,
+            max_bytes=max_bytes,
+            keep=keep,
         )
         await self._on_log(log.create, new.run_id, self.using, *new[1:])
         return new.run_id
@@ -165,17 +176,19 @@ class ChannelLayerBridge(StreamBridge):
         await self._repeatable(log.request_cancel, check_run_id(run_id), self.using)
 
     async def trim(self, run_id: str, *, keep: int) -> int:
-        return await self._on_log(log.trim, check_run_id(run_id), check_keep(keep), self.using)
+        return await self._on_log(
+            retention.trim, check_run_id(run_id), check_keep(keep), self.using
+        )
 
     async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
         deadline = timezone.now() + check_delay(delay)
         check_run_id(run_id)
-        key = await self._repeatable(log.schedule_cleanup, run_id, deadline, self.using)
+        key = await self._repeatable(retention.schedule_cleanup, run_id, deadline, self.using)
         if key is None:
             return
         # From here on, a caller that is cancelled leaves the deadline to the sweeper.
         await asyncio.sleep(delay)
-        deletion = self._sweeper.submit_repeatable(log.delete_all, key, self.using)
+        deletion = self._sweeper.submit_repeatable(retention.delete_all, key, self.using)
         await asyncio.wrap_future(deletion)
         self.announcer.announce_deletion(run_id)
 

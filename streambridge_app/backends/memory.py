@@ -70,6 +70,10 @@ class _Run:
     """When its last client left, in seconds of the monotonic clock."""
     delete_at: float = math.inf
     """When to forget it, in seconds of the monotonic clock."""
+    keep: float = math.inf
+    """Seconds from its end to its deletion."""
+    max_events: int | None = None
+    max_bytes: int | None = None
     floor: int = 0
     keys: set[str] = dataclasses.field(default_factory=set)
     names: list[str] = dataclasses.field(default_factory=list)
@@ -88,6 +92,22 @@ class _Run:
         if end is not None:
             self.status = end
             self.ended_at = datetime.datetime.now(datetime.UTC)
+            self.delete_at = min(self.delete_at, time.monotonic() + self.keep)
+
+    def trim(self, keep: int) -> int:
+        """Forget all but the newest ``keep`` events; return how many that were."""
+        count = max(0, len(self.names) - keep)
+        del self.names[:count], self.data[:count]
+        self.floor += count
+        return count
+
+    def trim_to_limits(self) -> None:
+        """Forget what is over its limits, but not the newest event."""
+        if self.max_events is not None:
+            self.trim(self.max_events)
+        if self.max_bytes is not None:
+            sizes = itertools.accumulate(len(text.encode()) for text in reversed(self.data))
+            self.trim(max(1, sum(size <= self.max_bytes for size in sizes)))
 
 
 class MemoryBridge(StreamBridge):
@@ -114,9 +134,20 @@ class MemoryBridge(StreamBridge):
         metadata: Mapping[str, Any] | None = None,
         lease: float | None = None,
         cancel_after: float | None = None,
+        max_events: int | None = None,
+        max_bytes: int | None = None,
+        keep: float | None = None,
     ) -> str:
         new = new_run(
-            run_id, owner, metadata, self._max_event_bytes, lease=lease, cancel_after=cancel_after
+            run_id,
+            owner,
+            metadata,
+            self._max_event_bytes,
+            lease=lease,
+            cancel_after=cancel_after,
+            max_events=max_events,
+            max_bytes=max_bytes,
+            keep=keep,
         )
         with self._lock:
             if self._find(new.run_id) is not None:
@@ -211,9 +242,7 @@ class MemoryBridge(StreamBridge):
     async def trim(self, run_id: str, *, keep: int) -> int:
         with self._lock:
             run = self._existing(check_run_id(run_id))
-            count = max(0, len(run.names) - check_keep(keep))
-            del run.names[:count], run.data[:count]
-            run.floor += count
+            count = run.trim(check_keep(keep))
         self._wake(run_id)
         return count
 
@@ -282,7 +311,11 @@ class MemoryBridge(StreamBridge):
         metadata_json: str = "{}",
         lease_ms: int | None = None,
         cancel_after_ms: int | None = None,
+        max_events: int | None = None,
+        max_bytes: int | None = None,
+        keep: datetime.timedelta | None = None,
     ) -> _Run:
+        settings = streambridge_settings
         epoch = max(time.time_ns() // 1_000_000, self._highest_epoch + 1)
         self._highest_epoch = epoch
         run = self._runs[run_id] = _Run(next(self._keys), epoch, owner_id, metadata_json)
@@ -291,6 +324,14 @@ class MemoryBridge(StreamBridge):
             run.renew()
         if cancel_after_ms is not None:
             run.cancel_after = cancel_after_ms / 1000
+        run.max_events = settings.MAX_RUN_EVENTS if max_events is None else max_events
+        run.max_bytes = settings.MAX_RUN_BYTES if max_bytes is None else max_bytes
+        seconds = settings.KEEP_SECONDS
+        if owner_id is None and settings.KEEP_UNOWNED_SECONDS is not None:
+            seconds = settings.KEEP_UNOWNED_SECONDS
+        if keep is not None:
+            seconds = keep.total_seconds()
+        run.keep = math.inf if seconds is None else seconds
         return run
 
     def _find(self, run_id: str) -> _Run | None:
@@ -315,6 +356,7 @@ class MemoryBridge(StreamBridge):
     ) -> Written:
         batch = Batch(run.epoch, run.head + 1, names, data)
         run.append(names, data, end)
+        run.trim_to_limits()
         ended = end is not None
         return Written(run_id, run.key, run.epoch, batch, run.status, run.cancel_requested, ended)
 

@@ -37,6 +37,9 @@ WRONG_VALUES: dict[str, Any] = {
     "SHUTDOWN_SECONDS": 0,
     "LEASE_SECONDS": 0,
     "RETRY_SECONDS": 0,
+    "KEEP_UNOWNED_SECONDS": 0,
+    "MAX_RUN_EVENTS": 0,
+    "MAX_RUN_BYTES": 1.5,
 }
 
 

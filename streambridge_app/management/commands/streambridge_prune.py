@@ -1,8 +1,8 @@
 """
-Delete the runs that have been kept long enough.
+One pass of the sweeper, by hand or by cron.
 
-Servers delete what is past its cleanup deadline by themselves; this command also takes the runs
-that nobody cleans up. It must never hold a lock for longer than one bounded transaction.
+Servers sweep by themselves; this is for when there is none, and to delete more. It must never hold
+a lock for longer than one bounded transaction.
 """
 
 from __future__ import annotations
@@ -10,22 +10,16 @@ from __future__ import annotations
 import argparse
 import datetime
 import re
-import sys
-from collections.abc import Iterator
 from typing import Any, Final
 
-from django.core.management.base import CommandParser
-from django.db.models import QuerySet
-from django.utils import timezone
+from django.core.management.base import CommandError, CommandParser
 
-from ... import log
-from ...conf import streambridge_settings
+from ... import retention
+from ...backends.channel_layer import ChannelLayerBridge
 from ...log_threads import guarded
-from ...models import Run
+from ...registry import get_bridge
+from ...sweeper import Swept, past_keep, sweep_alone
 from ..base import BridgeCommand
-
-RUNS_AT_ONCE: Final = 100
-"""Keys of runs read in one query."""
 
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw]?)", re.ASCII)
@@ -52,8 +46,9 @@ def duration(text: str) -> datetime.timedelta:
 
 class Command(BridgeCommand):
     help = (
-        "Deletes the runs that ended longer ago than their keep time, and those whose cleanup "
-        "deadline has passed. Runs that go on are never touched without such a deadline."
+        "Deletes the runs that ended longer ago than their keep time, those whose cleanup "
+        "deadline has passed, and what runs have over their limits; ends runs whose lease has "
+        "expired. Other runs that go on are never touched."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -61,90 +56,61 @@ class Command(BridgeCommand):
             "--older-than",
             type=duration,
             metavar="DURATION",
-            help="Keep time, counted from a run's end: seconds, or 90s, 15m, 12h, 7d, 2w "
-            '(default: STREAMBRIDGE["KEEP_SECONDS"]).',
+            help="Keep time of all runs, counted from their end: seconds, or 90s, 15m, 12h, 7d, "
+            "2w (default: what runs and settings say).",
         )
         parser.add_argument("--dry-run", action="store_true", help="Delete nothing, only count.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        using = streambridge_settings.DATABASE
-        now = timezone.now()
-        due = guarded(using, log.due, using, now, sys.maxsize)
-        expired = _expired(using, now, options["older_than"])
-        total = len(due) + guarded(using, expired.count)
+        bridge = get_bridge()
+        if not isinstance(bridge, ChannelLayerBridge):
+            raise CommandError("The runs of this backend are not in the database.")
+        using, older_than = bridge.using, options["older_than"]
+        total = sum(guarded(using, query.count) for query in past_keep(using, older_than))
         if options["dry_run"]:
-            self.stdout.write(f"Would delete {_count(total, 'run')}.")
+            limited = len(guarded(using, retention.over_limits, using))
+            trims = f" and trim {_count(limited, 'run')}" if limited else ""
+            self.stdout.write(f"Would delete {_count(total, 'run')}{trims}.")
             return
         progress = _Progress(self, total)
-        for key in _keys(due, expired, using):
-            for number, events in enumerate(_deletion(key, using)):
-                # Nothing is yielded for a run that another prune has deleted.
-                progress.add(runs=0 if number else 1, events=events)
+        steps = sweep_alone(using, bridge.committed, older_than)
+        while (step := guarded(using, next, steps, None)) is not None:
+            progress.add(step)
         progress.close()
-        self.stdout.write(
-            f"Deleted {_count(progress.runs, 'run')} with {_count(progress.events, 'event')}."
-        )
+        self.stdout.write(_report(progress.done))
 
 
-def _expired(
-    using: str, now: datetime.datetime, older_than: datetime.timedelta | None
-) -> QuerySet[Run]:
-    """Return the runs past their keep time, but for those that are due for cleanup anyway."""
-    keep_seconds = streambridge_settings.KEEP_SECONDS
-    try:
-        if older_than is None:
-            if keep_seconds is None:
-                return Run.objects.none()
-            older_than = datetime.timedelta(seconds=keep_seconds)
-        ended_before = now - older_than
-    except OverflowError:  # before the first year there is
-        return Run.objects.none()
-    return log.kept_too_long(using, ended_before).exclude(delete_at__lte=now)
-
-
-def _keys(due: list[int], expired: QuerySet[Run], using: str) -> Iterator[int]:
-    yield from due
-    last = 0
-    while True:
-        batch = expired.filter(id__gt=last).order_by("id").values_list("id", flat=True)
-        keys: list[int] = guarded(using, list, batch[:RUNS_AT_ONCE])
-        if not keys:
-            return
-        yield from keys
-        last = keys[-1]
-
-
-def _deletion(key: int, using: str) -> Iterator[int]:
-    """Yield the events that each transaction deletes; may raise LogUnavailable."""
-    deletion = log.delete(key, using)
-    while (events := guarded(using, next, deletion, None)) is not None:
-        yield events
+def _report(done: Swept) -> str:
+    report = f"Deleted {_count(done.runs, 'run')} with {_count(done.events, 'event')}."
+    if done.trimmed:
+        report += f" Trimmed {_count(done.trimmed, 'event')} of runs over their limits."
+    if done.lost:
+        report += f" Ended {_count(done.lost, 'run')} as lost."
+    return report
 
 
 class _Progress:
     """Counts what was deleted and, on a terminal, draws a bar."""
 
     def __init__(self, command: BridgeCommand, total: int) -> None:
-        self.runs = 0
-        self.events = 0
+        self.done = Swept()
         self._total = total
         self._stderr = command.stderr
         self._drawn = command.verbosity > 0 and self._stderr.isatty()
 
-    def add(self, *, runs: int, events: int) -> None:
-        self.runs += runs
-        self.events += events
+    def add(self, step: Swept) -> None:
+        self.done = self.done.plus(step)
         if self._drawn:
             self._draw()
 
     def close(self) -> None:
-        if self._drawn and self.runs:
+        if self._drawn and self.done != Swept():
             self._stderr.write("")
 
     def _draw(self) -> None:
-        share = min(1.0, self.runs / max(1, self._total))
+        share = min(1.0, self.done.runs / max(1, self._total))
         bar = ("#" * round(share * _BAR_WIDTH)).ljust(_BAR_WIDTH, ".")
-        text = f"\r[{bar}] {self.runs}/{self._total} runs, {self.events} events"
+        text = f"\r[{bar}] {self.done.runs}/{self._total} runs, {self.done.events} events"
         self._stderr.write(text, style_func=str, ending="")
         self._stderr.flush()
 

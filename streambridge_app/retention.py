@@ -1,0 +1,218 @@
+"""
+What is deleted of the log, and when: events over a run's limits, runs that were kept long enough.
+
+Everything is done in transactions of a bounded size, each of which leaves the log whole: a process
+may die after any of them, and whoever looks next goes on. Any number of processes may delete at
+once: each event and each run is deleted by one of them.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from typing import Any, Final
+
+from django.db import transaction
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Value
+from django.utils import timezone
+
+from .log import not_found
+from .models import EpochFloor, Event, EventKey, Run
+
+DELETE_BATCH: Final = 5_000
+"""Events deleted in one transaction, so that no publisher waits long for a deletion."""
+
+DELETION_CLAIM: Final = datetime.timedelta(seconds=10)
+"""How long a deletion that was begun is left to who began it, from each of its transactions on."""
+
+
+def trim(run_id: str, keep: int, using: str) -> int:
+    """
+    Delete all but the newest ``keep`` events of a run; return how many that were.
+
+    Raises:
+        RunNotFound: no run has this id.
+    """
+    found = Run.objects.using(using).filter(run_id=run_id).values_list("id", "head").first()
+    if found is None:
+        raise not_found(run_id)
+    key, head = found
+    return sum(_trim_to(key, head - keep, using))
+
+
+def trim_to_limits(key: int, using: str) -> Iterator[int]:
+    """Delete what a run has over its limits, yielding after each transaction how many events."""
+    run = Run.objects.using(using).filter(id=key).first()
+    if run is None:
+        return
+    floor = run.floor
+    if run.max_events is not None:
+        floor = max(floor, run.head - run.max_events)
+    if run.max_bytes is not None:
+        floor = max(floor, _floor_by_size(run, run.size - run.max_bytes, using))
+    yield from _trim_to(key, floor, using)
+
+
+def _floor_by_size(run: Run, offset: int, using: str) -> int:
+    """Return the number of the last event, but for the newest, that begins before ``offset``."""
+    events = Event.objects.using(using).filter(run_id=run.id)
+    low, high = run.floor, run.head - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        begins = events.filter(seq=middle).values_list("byte_offset", flat=True).first()
+        if begins is None or begins < offset:  # trimmed by another meanwhile, or to be trimmed
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _trim_to(key: int, floor: int, using: str) -> Iterator[int]:
+    """
+    Move the floor of a run up, yielding after each transaction the number of events it took.
+
+    A floor and the events below it go in one transaction, the floor last: publishers wait for the
+    row of their run no longer than a commit takes. Who finds the floor moved by another has
+    deleted nothing.
+    """
+    run = Run.objects.using(using).filter(id=key)
+    events = Event.objects.using(using).filter(run_id=key)
+    while True:
+        now = run.values_list("floor", flat=True).first()
+        if now is None or now >= floor:
+            return
+        upto = min(floor, now + DELETE_BATCH)
+        with transaction.atomic(using=using):
+            deleted = events.filter(seq__gt=now, seq__lte=upto)._raw_delete(using)
+            moved = run.filter(floor=now).update(floor=upto)
+            if not moved:
+                transaction.set_rollback(True, using=using)
+        if moved:
+            yield deleted
+
+
+def over_limits(using: str) -> list[int]:
+    """Return the keys of runs that have more than their limits allow."""
+    oldest = Event.objects.filter(run_id=OuterRef("id"), seq=OuterRef("floor") + 1)
+    limited = Run.objects.using(using).filter(run_id__isnull=False)
+    # Two looks, each for runs that are in the index of those with limits.
+    many = limited.filter(max_events__isnull=False, head__gt=F("floor") + F("max_events"))
+    large = limited.filter(max_bytes__isnull=False, head__gt=F("floor") + 1).filter(
+        size__gt=F("max_bytes") + Subquery(oldest.values("byte_offset"))
+    )
+    return sorted({*many.values_list("id", flat=True), *large.values_list("id", flat=True)})
+
+
+def schedule_cleanup(run_id: str, deadline: datetime.datetime, using: str) -> int | None:
+    """Store when to delete a run, and return its key; None if there is no such run."""
+    runs = Run.objects.using(using)
+    key = runs.filter(run_id=run_id).values_list("id", flat=True).first()
+    if key is not None:  # by key: the id may name another run a moment later
+        runs.filter(id=key, run_id=run_id).update(delete_at=deadline)
+    return key
+
+
+def due(using: str, now: datetime.datetime) -> QuerySet[Run]:
+    """Return the runs whose deletion is due, or was begun by a process that went on no more."""
+    return Run.objects.using(using).filter(
+        Q(delete_at__lte=now) | Q(run_id__isnull=True, delete_at__isnull=True)
+    )
+
+
+def kept_long_enough(
+    using: str,
+    now: datetime.datetime,
+    owned: datetime.timedelta | None,
+    unowned: datetime.timedelta | None,
+) -> list[QuerySet[Run]]:
+    """
+    Return the runs that ended longer ago than they are kept, in several queries of distinct runs.
+
+    Args:
+        using: alias of the database.
+        now: the time.
+        owned, unowned: how long runs with and without an owner are kept that do not say so
+            themselves; None: for ever.
+    """
+    ended = Run.objects.using(using).filter(run_id__isnull=False, ended_at__isnull=False)
+    queries = [ended.filter(keep__isnull=False, ended_at__lt=Value(now) - F("keep"))]
+    for is_unowned, keep in ((False, owned), (True, unowned)):
+        if keep is not None and (before := _before(now, keep)):
+            queries.append(
+                ended.filter(keep__isnull=True, owner__isnull=is_unowned, ended_at__lt=before)
+            )
+    return queries
+
+
+def ended_before(
+    using: str, now: datetime.datetime, older_than: datetime.timedelta
+) -> list[QuerySet[Run]]:
+    """Return the runs that ended so long ago, whatever they say themselves."""
+    before = _before(now, older_than)
+    runs = Run.objects.using(using).filter(run_id__isnull=False)
+    return [runs.filter(ended_at__lt=before)] if before else []
+
+
+def _before(now: datetime.datetime, keep: datetime.timedelta) -> datetime.datetime | None:
+    try:
+        return now - keep
+    except OverflowError:  # before the first year there is
+        return None
+
+
+def delete(key: int, using: str) -> Iterator[int]:
+    """
+    Delete a run, its events and keys, yielding after each transaction the number of events it took.
+
+    The first transaction takes the run's id away: from then on the run is gone for everybody,
+    and the id is free for a new incarnation. Each says until when the deletion is this process's:
+    if it dies, whoever sweeps after that goes on. Nothing is yielded if it is another's.
+    """
+    if not _claim_deletion(key, using):
+        return
+    yield 0
+    yield from _delete_events(key, using)
+    keys = EventKey.objects.using(using).filter(run_id=key)
+    some = keys.order_by("key").values("key")[:DELETE_BATCH]
+    while keys.filter(key__in=some)._raw_delete(using):
+        _keep_claim(key, using)
+        yield 0
+    Run.objects.using(using).filter(id=key).delete()
+
+
+def delete_all(key: int, using: str) -> int:
+    """Delete a run and its events; return how many events that were."""
+    return sum(delete(key, using))
+
+
+def _claim_deletion(key: int, using: str) -> bool:
+    now = timezone.now()
+    with transaction.atomic(using=using):
+        run = Run.objects.using(using).select_for_update().filter(id=key).first()
+        if run is None:
+            return False
+        if run.run_id is None and run.delete_at is not None and run.delete_at > now:
+            return False  # another is at it
+        if run.run_id is not None:
+            EpochFloor.objects.using(using).bulk_create([EpochFloor()], ignore_conflicts=True)
+            EpochFloor.objects.using(using).filter(epoch__lt=run.epoch).update(epoch=run.epoch)
+        Run.objects.using(using).filter(id=key).update(run_id=None, delete_at=now + DELETION_CLAIM)
+    return True
+
+
+def _keep_claim(key: int, using: str) -> None:
+    claimed: Any = Run.objects.using(using).filter(id=key)
+    claimed.update(delete_at=timezone.now() + DELETION_CLAIM)
+
+
+def _delete_events(key: int, using: str) -> Iterator[int]:
+    events = Event.objects.using(using).filter(run_id=key)
+    while True:
+        oldest = events.order_by("seq").values_list("seq", flat=True).first()
+        if oldest is None:
+            return
+        upto = oldest + DELETE_BATCH - 1
+        with transaction.atomic(using=using):
+            deleted = events.filter(seq__gte=oldest, seq__lte=upto)._raw_delete(using)
+            _keep_claim(key, using)
+        yield deleted

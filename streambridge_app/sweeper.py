@@ -1,0 +1,121 @@
+"""
+One pass of the sweeper: what a command, a beat task and every server do with :mod:`.retention`.
+
+It yields after each transaction, so that whoever runs it can stop in between, show how far it has
+come, and keep nobody waiting.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from . import log, retention
+from .advance import Written
+from .conf import streambridge_settings
+from .leases import LOOK_INTERVAL, Watch
+from .models import Run
+
+RUNS_AT_ONCE: Final = 100
+"""Keys of runs read in one query."""
+
+LEASE_PATIENCE: Final = (log.EXPIRY_PATIENCE + log.EXPIRY_GRACE) / 1000 + 2 * LOOK_INTERVAL
+"""Seconds to watch leases that seem to have expired, before the runs are left to others."""
+
+
+class Swept(NamedTuple):
+    """What one transaction did, or several together."""
+
+    runs: int = 0
+    """Runs deleted."""
+    events: int = 0
+    """Events deleted with them."""
+    trimmed: int = 0
+    """Events deleted of runs over their limits."""
+    lost: int = 0
+    """Runs ended as lost."""
+
+    def plus(self, other: Swept) -> Swept:
+        return Swept(*map(sum, zip(self, other, strict=True)))
+
+
+def sweep(using: str, older_than: datetime.timedelta | None = None) -> Iterator[Swept]:
+    """
+    Trim the runs that are over their limits, and delete those that were kept long enough.
+
+    Args:
+        using: alias of the database.
+        older_than: how long to keep runs after their end, instead of what they and the settings
+            say.
+    """
+    for key in retention.over_limits(using):
+        for events in retention.trim_to_limits(key, using):
+            yield Swept(trimmed=events)
+    for query in past_keep(using, older_than):
+        for key in _keys(query):
+            for number, events in enumerate(retention.delete(key, using)):
+                yield Swept(runs=0 if number else 1, events=events)
+
+
+def sweep_alone(
+    using: str,
+    announce: Callable[[Sequence[Written]], None],
+    older_than: datetime.timedelta | None = None,
+) -> Iterator[Swept]:
+    """
+    Do the same in a process that is no server, and first end the runs whose lease has expired.
+
+    Args:
+        using, older_than: as for :func:`sweep`.
+        announce: told what was written.
+    """
+    watch = Watch(using, announce)
+    give_up_at = time.monotonic() + LEASE_PATIENCE
+    lost = watch.look(())
+    while log.expired_leases(using) and time.monotonic() < give_up_at:
+        time.sleep(LOOK_INTERVAL)  # after an outage, the living must have had time to renew
+        lost += watch.look(())
+    yield Swept(lost=lost)
+    yield from sweep(using, older_than)
+
+
+def past_keep(using: str, older_than: datetime.timedelta | None = None) -> Sequence[QuerySet[Run]]:
+    """Return the runs that a sweep would delete, in queries of distinct runs."""
+    now = timezone.now()
+    due = retention.due(using, now)
+    if older_than is not None:
+        kept = retention.ended_before(using, now, older_than)
+    else:
+        owned, unowned = _keep_times()
+        kept = retention.kept_long_enough(using, now, owned, unowned)
+    return [due, *(query.exclude(delete_at__lte=now) for query in kept)]
+
+
+def _keep_times() -> tuple[datetime.timedelta | None, datetime.timedelta | None]:
+    """Return how long runs with and without an owner are kept; None: for ever."""
+    owned = streambridge_settings.KEEP_SECONDS
+    unowned = streambridge_settings.KEEP_UNOWNED_SECONDS
+    return _duration(owned), _duration(owned if unowned is None else unowned)
+
+
+def _duration(seconds: float | None) -> datetime.timedelta | None:
+    try:
+        return None if seconds is None else datetime.timedelta(seconds=seconds)
+    except OverflowError:  # longer than Python can say
+        return None
+
+
+def _keys(query: QuerySet[Run]) -> Iterator[int]:
+    last = 0
+    while True:
+        batch = query.filter(id__gt=last).order_by("id").values_list("id", flat=True)
+        keys = list(batch[:RUNS_AT_ONCE])
+        if not keys:
+            return
+        yield from keys
+        last = keys[-1]
