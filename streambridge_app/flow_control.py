@@ -217,7 +217,9 @@ class _Intake:
 
     def _on_message(self, payload: bytes, is_binary: bool) -> None:
         type(self._protocol).onMessage(self._protocol, payload, is_binary)
-        if not self._paused and self._queue.qsize() >= MOST_WAITING:
+        if self._queue.qsize() >= MOST_WAITING:
+            # Again at each message: the HTTP channel, which stays the transport's producer until
+            # the first frame is sent, may have made it read on.
             self._paused = True
             self._protocol.transport.pauseProducing()
 
