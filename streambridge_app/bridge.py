@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .arguments import check_delay
 from .events import END_SENTINEL, HEARTBEAT_SENTINEL, StreamEvent, check_run_id
-from .exceptions import CancelRequested, ProducerFenced, StreamBridgeError
+from .exceptions import CancelRequested, ProducerFenced, RunEnded, StreamBridgeError
 from .follow import End, Gap, Heartbeat, Item
 from .runs import CANCELLED, ERROR, SUCCESS, RunState
 
@@ -248,7 +248,7 @@ class Producer:
         self._bridge = bridge
         self._take_over = take_over
         self._raise_on_cancel = raise_on_cancel
-        self._refused = False
+        self._refusal: StreamBridgeError | None = None
         self._released = False
 
     @property
@@ -299,21 +299,21 @@ class Producer:
             RunEnded, ProducerFenced, LogUnavailable: the handle is not released.
         """
         wait_ms = check_delay(wait) // datetime.timedelta(milliseconds=1)
-        self._refuse_all()
+        self._refuse_all(released(self.run_id))
         await self._flush()
         await self._extend_lease(wait_ms)
         self._released = True
 
-    def _refuse_all(self) -> None:
+    def _refuse_all(self, error: StreamBridgeError) -> None:
         """Accept nothing more."""
-        self._refused = True
+        self._refusal = error
 
     async def _extend_lease(self, wait_ms: int) -> None:
         """Let the lease last for its full length and ``wait_ms`` from now."""
 
     def _refuse(self) -> None:
-        if self._refused:
-            raise released(self.run_id)
+        if self._refusal is not None:
+            raise self._refusal
         if self._raise_on_cancel and self.cancel_requested:
             raise cancel_requested(self.run_id)
 
@@ -342,6 +342,8 @@ class Producer:
     ) -> None:
         try:
             if not self._released:
+                # Before the last flush: nobody would hear of what came after it.
+                self._refuse_all(left(self.run_id))
                 await self._leave(exc)
         finally:
             self._release()
@@ -391,6 +393,11 @@ def fenced(run_id: str) -> ProducerFenced:
 def released(run_id: str) -> ProducerFenced:
     """Return the error of a handle that has left its run to the next one."""
     return ProducerFenced(f"This producer has released the run {run_id!r}; open another.")
+
+
+def left(run_id: str) -> RunEnded:
+    """Return the error of a handle whose block has been left."""
+    return RunEnded(f"This producer has left the run {run_id!r}, which ends with its block.")
 
 
 async def _unbatched(items: AsyncGenerator[Item]) -> AsyncGenerator[StreamEvent]:

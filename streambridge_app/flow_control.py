@@ -1,7 +1,8 @@
 """What a server lacks that serves streams: backpressure, and an end that tells its clients.
 
 Uvicorn, Hypercorn and Granian let ``await send(...)`` wait while the client's socket is full.
-Daphne returns at once, so one stalled reader of a long stream grows the server by all of it.
+Daphne returns at once, so one stalled reader of a long stream grows the server by all of it. And it
+reads all that the client of a WebSocket says, however much of it waits for the application.
 :func:`flow_control` gives Daphne the same behaviour from outside, with Twisted's own producer API.
 What happens when the server is told to stop is :mod:`streambridge_app.shutdown`'s.
 
@@ -35,6 +36,9 @@ _controlled: weakref.WeakSet[Any] = weakref.WeakSet()
 
 logger = logging.getLogger(__name__)
 
+MOST_WAITING = 16
+"""Messages of a WebSocket's client that wait for the application before Daphne reads no more."""
+
 YIELD_INTERVAL = 0.005
 """Seconds that an application which never suspends may keep written bytes from the socket."""
 
@@ -65,10 +69,13 @@ def flow_control(application: Application) -> Application:
             return
         _redact_address(protocol)
         valve = _Valve(protocol, send)
+        intake = _Intake(protocol, receive) if scope["type"] == "websocket" else None
         try:
-            await application(scope, receive, valve.send)
+            await application(scope, intake.receive if intake else receive, valve.send)
         finally:
             valve.detach()
+            if intake is not None:
+                intake.detach()
 
     _controlled.add(controlled)
     return controlled
@@ -181,6 +188,47 @@ class _Valve:
         self.stopProducing()
 
 
+class _Intake:
+    """Receive for one WebSocket: its client is read no further than the application listens."""
+
+    __slots__ = ("_paused", "_protocol", "_queue", "_receive")
+
+    def __init__(self, protocol: Any, receive: Receive) -> None:
+        self._protocol = protocol
+        self._receive = receive
+        self._queue: Any = getattr(receive, "__self__", None)
+        self._paused = False
+        if isinstance(self._queue, asyncio.Queue) and hasattr(protocol, "onMessage"):
+            protocol.onMessage = self._on_message
+        else:
+            _warn_unsupported("its messages have changed")
+
+    async def receive(self) -> Message:
+        """Take the next message from Daphne."""
+        message = await self._receive()
+        if self._paused and self._queue.empty():
+            self._resume()
+        return message
+
+    def detach(self) -> None:
+        """Give the messages back to Daphne. Idempotent."""
+        vars(self._protocol).pop("onMessage", None)
+        self._resume()
+
+    def _on_message(self, payload: bytes, is_binary: bool) -> None:
+        type(self._protocol).onMessage(self._protocol, payload, is_binary)
+        if self._queue.qsize() >= MOST_WAITING:
+            # Again at each message: the HTTP channel, which stays the transport's producer until
+            # the first frame is sent, may have made it read on.
+            self._paused = True
+            self._protocol.transport.pauseProducing()
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._protocol.transport.resumeProducing()
+
+
 def _daphne_protocol(send: Send) -> Any | None:
     """Return the Twisted request or WebSocket protocol behind Daphne's ``send``, else None."""
     if not isinstance(send, functools.partial):
@@ -210,8 +258,9 @@ def _warn_unsupported(reason: str, *, exc_info: bool = False) -> None:
     if not _warned:
         _warned = True
         logger.warning(
-            "No flow control under this Daphne, because %s: clients that stop reading will grow "
-            "this process. Use Uvicorn, or report the version of Daphne.",
+            "No flow control under this Daphne, because %s: clients that stop reading, or that say "
+            "more than is heard, will grow this process. Use Uvicorn, or report the version of "
+            "Daphne.",
             reason,
             exc_info=exc_info,
         )

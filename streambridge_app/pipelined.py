@@ -7,8 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from .bridge import Producer, released
-from .exceptions import InsideTransaction
+from .bridge import Producer
+from .exceptions import InsideTransaction, StreamBridgeError
 from .pipeline import Pipeline
 from .sync import SyncProducer
 from .writer import Wakeup
@@ -47,8 +47,8 @@ class PipelinedProducer(Producer):
     async def _claim(self) -> None:
         await self._bridge.claim(self.pipeline, take_over=self._take_over)
 
-    def _refuse_all(self) -> None:
-        self.pipeline.refuse(released(self.run_id))
+    def _refuse_all(self, error: StreamBridgeError) -> None:
+        self.pipeline.refuse(error)
 
     async def _extend_lease(self, wait_ms: int) -> None:
         await self._bridge.extend_lease(self.pipeline, wait_ms)

@@ -8,7 +8,9 @@ from typing import Any, cast
 
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http.multipartparser import MultiPartParserError
 from django.middleware.csrf import CsrfViewMiddleware
 from django.utils.decorators import decorator_from_middleware
 from django.views.decorators.csrf import csrf_exempt
@@ -49,6 +51,8 @@ def _route(method: str) -> Callable[[View], View]:
                 refusal = Refusal.of(error)
             except Refusal as error:
                 refusal = error
+            except (SuspiciousOperation, MultiPartParserError):
+                refusal = Refusal(400, "bad_request", "The parameters or the body can't be read.")
             response = JsonResponse(
                 {"code": refusal.code, "message": refusal.message}, status=refusal.status
             )

@@ -29,6 +29,36 @@ async def test_an_empty_block_leaves_an_ended_run(bridge):
     assert (state.status, state.head) == ("success", 0)
 
 
+async def test_after_its_block_a_handle_accepts_nothing(bridge):
+    async with bridge.producer("run") as run:
+        await run.publish("number", 1)
+    with pytest.raises(RunEnded):
+        await run.publish("number", 2)
+    with pytest.raises(RunEnded):
+        await run.flush()
+    assert data(await replay(bridge, "run")) == [1]
+
+
+async def test_what_a_handle_accepts_while_its_block_is_left_is_in_the_log(bridge):
+    accepted = []
+    began = asyncio.Event()
+
+    async def publish_on(run):
+        for number in range(100_000):
+            await run.publish("number", number)
+            accepted.append(number)
+            began.set()
+            await asyncio.sleep(0)
+
+    async with deadline():
+        async with bridge.producer("run") as run:
+            task = asyncio.create_task(publish_on(run))
+            await began.wait()
+        with pytest.raises(RunEnded):
+            await task
+        assert data(await replay(bridge, "run")) == accepted
+
+
 async def test_an_exception_ends_the_run_with_its_type_and_message_and_goes_on_up(bridge):
     error = ValueError("the disk is full")
     with pytest.raises(ValueError, match="disk") as caught:  # noqa: PT012 - all of the block
@@ -198,6 +228,17 @@ async def test_the_sync_handle_passes_exceptions_on(bridge, sync_bridge, in_thre
         await in_thread(work)
     assert (await bridge.get_run("run")).status == "error"
     assert (await replay(bridge, "run"))[-1].data == {"error": "KeyError", "message": "'missing'"}
+
+
+async def test_after_its_block_a_sync_handle_accepts_nothing(bridge, sync_bridge, in_thread):
+    def work():
+        with sync_bridge.producer("run") as run:
+            run.publish("number", 1)
+        with pytest.raises(RunEnded):
+            run.publish("number", 2)
+
+    await in_thread(work)
+    assert data(await replay(bridge, "run")) == [1]
 
 
 async def test_an_interrupted_sync_handle_ends_the_run_cancelled(bridge, sync_bridge, in_thread):

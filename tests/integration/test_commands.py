@@ -223,7 +223,7 @@ def test_publish_a_command_that_fails(start: Start, code: str, status: int, ende
     found, err = publish(start, "run", "--", *PYTHON, code)
     assert found == status
     message = events("run")[1][1]["message"]
-    assert message.endswith(f" ended with {ended}.")
+    assert message == f"The command {PYTHON[0]!r} ended with {ended}."  # without its arguments
     assert err.splitlines()[-1] == f"CommandFailed: {message}"
     assert status_of("run") == "error"
 

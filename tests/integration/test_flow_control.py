@@ -5,6 +5,7 @@ import functools
 import http.client
 import json
 import socket
+import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -99,6 +100,36 @@ def test_stalled_websocket_client_costs_nothing_and_misses_nothing(server: AsgiS
         assert server.rss_kb() - before < ALLOWED_GROWTH_KB
         chunks = (frame for frame in websocket if isinstance(frame, bytes))
         assert checksum(chunks) == EXPECTED()
+    assert server.rss_kb() - before < ALLOWED_GROWTH_KB
+
+
+def test_websocket_client_that_says_more_than_is_heard_costs_nothing(server: AsgiServer) -> None:
+    said = 0
+    before = server.rss_kb()
+    url = f"{server.ws_url}/listen"
+    with websockets.sync.client.connect(url, compression=None) as websocket:
+
+        def say() -> None:
+            nonlocal said
+            for frame in frames(COUNT, SIZE):
+                websocket.send(frame)
+                said += 1
+            websocket.send("that is all")
+
+        seen: list[int] = []
+
+        def kept_waiting() -> bool:
+            seen.append(said)
+            return len(set(seen[-50:])) == 1 and len(seen) > 50 and said > 0
+
+        client = threading.Thread(target=say)
+        client.start()
+        wait_until(kept_waiting, 20, "the client to be kept waiting")
+        assert said < COUNT
+        assert server.rss_kb() - before < ALLOWED_GROWTH_KB
+        with open_http(server, "/now"):
+            assert json.loads(websocket.recv()) == list(EXPECTED())
+        client.join()
     assert server.rss_kb() - before < ALLOWED_GROWTH_KB
 
 

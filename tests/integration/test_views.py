@@ -405,6 +405,26 @@ async def test_bad_run_id(name: str, run_id: str) -> None:
     assert (response.status_code, response.json()["code"]) == (400, "invalid_run_id")
 
 
+@pytest.mark.parametrize("name", ["stream", "run"])
+async def test_parameters_that_django_does_not_read(
+    client: AsyncClient, settings: Settings, name: str
+) -> None:
+    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 1
+    response = await client.get(url(name, one="1", two="2"))
+    assert (response.status_code, response.json()["code"]) == (400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/x-www-form-urlencoded", "multipart/form-data"]
+)
+async def test_body_that_django_does_not_read(settings: Settings, content_type: str) -> None:
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1
+    client = AsyncClient(enforce_csrf_checks=True)
+    client.cookies["csrftoken"] = "a" * 32
+    response = await client.post(url("cancel"), "a=1&b=2", content_type=content_type)
+    assert (response.status_code, response.json()["code"]) == (400, "bad_request")
+
+
 async def test_too_many_streams(client: AsyncClient, settings: Settings) -> None:
     settings.STREAMBRIDGE = SIMPLE | {"MAX_STREAMS": 2}
     # Their first frames have not been asked for yet: they count from their answer on.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -162,8 +161,9 @@ def _source(
     status = child.returncode
     if status:
         ended = f"exit status {status}" if status > 0 else f"the signal {-status}"
+        # Not its arguments: they may hold secrets, and the run's readers see this.
         raise CommandFailed(
-            f"The command {shlex.join(command)!r} ended with {ended}.",
+            f"The command {command[0]!r} ended with {ended}.",
             returncode=status if status > 0 else 128 - status,
         )
 

@@ -1,10 +1,13 @@
 """A bare ASGI application that sends numbered frames as fast as the server takes them.
 
-It never reads what the client says and suspends in `send` only: the server alone decides.
+It never reads what the client says and suspends in `send` only: the server alone decides. But
+`/listen` hears nothing until it is told to by `/now`, and then answers what it has heard.
 """
 
+import asyncio
 import json
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from urllib.parse import parse_qsl
 from streambridge_app.flow_control import flow_control
 
 _state = {"sent": 0, "running": 0, "ended": 0}
+_now = asyncio.Event()
 
 
 def frames(count: int, size: int) -> Iterator[bytes]:
@@ -28,6 +32,11 @@ async def plain(scope: Any, receive: Any, send: Any) -> None:
     query = dict(parse_qsl(scope["query_string"].decode()))
     if scope["path"] == "/state":
         await _answer(send, json.dumps(_state).encode())
+    elif scope["path"] == "/now":
+        _now.set()
+        await _answer(send, b"")
+    elif scope["path"] == "/listen":
+        await _listen(receive, send)
     elif scope["path"] == "/":
         await _answer(send, b"")
     elif scope["path"] == "/one-then-block":
@@ -56,6 +65,18 @@ async def _websocket(receive: Any, send: Any, count: int, size: int) -> None:
     for frame in frames(count, size):
         await send({"type": "websocket.send", "bytes": frame})
         _state["sent"] += 1
+    await send({"type": "websocket.close"})
+
+
+async def _listen(receive: Any, send: Any) -> None:
+    _now.clear()
+    await receive()
+    await send({"type": "websocket.accept"})
+    await _now.wait()
+    crc = length = 0
+    while said := (await receive()).get("bytes"):
+        crc, length = zlib.crc32(said, crc), length + len(said)
+    await send({"type": "websocket.send", "text": json.dumps([length, crc])})
     await send({"type": "websocket.close"})
 
 
