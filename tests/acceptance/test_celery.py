@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,39 +18,14 @@ from project.tasks import checksum
 from streambridge_app import END_SENTINEL, StreamEvent, get_bridge, get_sync_bridge
 from streambridge_app.contrib.celery import stream
 from tests.acceptance import celery_app
-from tests.services import HOST, TIMEOUT_SCALE, RedisServer, Server, async_wait_until
+from tests.services import HOST, TIMEOUT_SCALE, CeleryWorker, RedisServer, async_wait_until
 
 LIBRARY = sysconfig.get_path("stdlib")
 
 
-class CeleryWorker(Server):
-    """A worker of the tests' tasks and the demo project's, two at once."""
-
-    name = "celery"
-
-    def __init__(self, env: dict[str, str], pool: str) -> None:
-        super().__init__()
-        self._env = {**env, "DJANGO_SETTINGS_MODULE": "tests.acceptance.celery_settings"}
-        self._pool = pool
-
-    def end_warmly(self) -> None:
-        """Ask the worker to end after its tasks, and don't wait for it."""
-        os.kill(self.pid, signal.SIGTERM)
-
-    def _command(self) -> list[str | Path]:
-        command = [sys.executable, "-m", "celery", "--app", "tests.acceptance.celery_app", "worker"]
-        command += ["--pool", self._pool, "--concurrency", "2", "--loglevel", "info"]
-        return [*command, "--without-mingle", "--without-gossip"]  # no other worker to wait for
-
-    def _popen_options(self) -> dict[str, Any]:
-        return {"env": self._env}
-
-    def _answers(self) -> bool:
-        return " ready." in self.log_text()
-
-
 LEASE = 60
-SHORT_LEASE = 1
+SHORT_LEASE = 4
+"""Less than a countdown of :func:`celery_app.retry_by_itself`; and by how much that may be late."""
 
 
 def _on(database: str, pool: str = "prefork", lease: float = LEASE) -> Any:
@@ -86,8 +60,13 @@ def worker(
     if name == "postgres":
         url = f"postgresql://postgres@{HOST}:{database['PORT']}/{database['NAME']}"
     celery_app.app.conf.broker_url = redis_server.url
-    env = {"DATABASE_URL": url, "REDIS_URL": redis_server.url, "LEASE_SECONDS": str(lease)}
-    with CeleryWorker(env, pool) as worker:
+    env = {
+        "DJANGO_SETTINGS_MODULE": "tests.acceptance.celery_settings",
+        "DATABASE_URL": url,
+        "REDIS_URL": redis_server.url,
+        "LEASE_SECONDS": str(lease),
+    }
+    with CeleryWorker("tests.acceptance.celery_app", pool, env=env) as worker:
         yield worker
 
 
@@ -203,7 +182,7 @@ async def test_worker_that_is_told_to_end_finishes_its_tasks(
     gate = tmp_path / "gate"
     run_id = await _stream(celery_app.die, str(gate))
     await _event(run_id, "pid")
-    worker.end_warmly()
+    os.kill(worker.pid, signal.SIGTERM)
     await async_wait_until(lambda: "Warm shutdown" in worker.log_text(), 20, "the signal")
     gate.touch()
     assert [event.event for event in await _events(run_id)] == ["pid", "done"]

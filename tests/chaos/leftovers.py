@@ -14,7 +14,7 @@ from typing import Any, Final
 from streambridge_app import get_bridge
 from tests.chaos.courses import persistently
 from tests.chaos.invariants import check_rest
-from tests.chaos.site import Site
+from tests.chaos.site import KEEP_NO_MORE, Site
 from tests.services import HOST, async_wait_until
 
 MOST_CONNECTIONS: Final = 4 + 3
@@ -40,8 +40,10 @@ EXPLAINED: Final = (
 
 async def check(site: Site) -> list[str]:
     """Delete all runs, end the workers, and return what is left that shouldn't be."""
+    with site.connect() as connection:
+        connection.execute(KEEP_NO_MORE)
     await _delete_all(site)
-    for worker in site.workers:
+    for worker in (*site.workers, *site.celery):
         await asyncio.to_thread(worker.stop)
     with contextlib.suppress(TimeoutError):
         await async_wait_until(lambda: not list(_left(site)), REST_SECONDS, "rest")
@@ -117,7 +119,8 @@ def _left(site: Site) -> Iterator[str]:
             if server.threads() > MOST_THREADS
         ],
     )
-    yield from check_rest("workers", [worker.pid for worker in site.workers if worker.running])
+    workers = [*site.workers, *site.celery]
+    yield from check_rest("workers", [worker.pid for worker in workers if worker.running])
 
 
 def _channels(site: Site) -> list[str]:
