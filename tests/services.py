@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from asyncio import sleep
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -508,11 +509,12 @@ class CeleryWorker(Server):
 async def async_wait_until_idle(server: AsgiServer) -> None:
     """Wait until the server has used no processor for a while: it has sent all it will."""
     process = psutil.Process(server.pid)
-    seen: list[float] = []
+    seen: deque[tuple[float, float]] = deque(maxlen=100)
 
     def idle() -> bool:
         times = process.cpu_times()
-        seen.append(times.user + times.system)
-        return len(seen) > 100 and seen[-1] - seen[-100] <= 0.02
+        seen.append((time.monotonic(), times.user + times.system))
+        seconds, used = (last - first for first, last in zip(seen[0], seen[-1], strict=True))
+        return len(seen) == seen.maxlen and used <= 0.02 * seconds
 
     await async_wait_until(idle, 30, "the server to wait for its client")
