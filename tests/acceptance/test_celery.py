@@ -4,19 +4,23 @@ import asyncio
 import os
 import signal
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Task
 from django.db import connections
+from django.utils import timezone
 from pytest_django import Settings
 
 from project.jobs import checksums
 from project.tasks import checksum
 from streambridge_app import END_SENTINEL, StreamEvent, get_bridge, get_sync_bridge
 from streambridge_app.contrib.celery import stream
+from streambridge_app.models import Run
 from tests.acceptance import celery_app
 from tests.services import HOST, TIMEOUT_SCALE, CeleryWorker, RedisServer, async_wait_until
 
@@ -203,6 +207,40 @@ async def test_run_of_a_task_that_can_not_be_sent_ends_with_the_error() -> None:
         await _in_thread(stream, Unreachable())
     (error,) = await _events(sent[0])
     assert error.data["message"] == "no broker"
+
+
+class Queue:
+    """A task that no worker ever takes."""
+
+    def apply_async(self, *args: object, **options: object) -> None:
+        return
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_run_of_a_task_that_never_starts_is_lost() -> None:
+    (error,) = await _events(await _stream(Queue(), lease=0.2))
+    assert error.data["error"] == "ProducerLost"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ({}, 86_400),
+        ({"countdown": 60}, 86_460),
+        ({"eta": timezone.now() + timedelta(days=365), "lease": 10}, 365 * 86_400),
+        ({"lease": 600, "countdown": 60}, 660),
+    ],
+)
+def test_task_has_time_to_start_once_it_is_due(options: dict[str, Any], seconds: float) -> None:
+    run = Run.objects.get(run_id=stream(Queue(), **options))
+    assert run.lease_ms == pytest.approx(1_000 * seconds, rel=0.01)
+    assert run.lease_expires == pytest.approx(1_000 * (time.time() + seconds), abs=600_000)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_task_may_have_all_the_time_there_is() -> None:
+    assert Run.objects.get(run_id=stream(Queue(), lease=None)).lease_expires is None
 
 
 def test_call_with_other_arguments_than_those_after_the_handle_is_refused_at_once() -> None:
