@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -48,6 +49,7 @@ class Chaos:
         async with self._site:
             self._start = time.monotonic()
             courses = Courses(self._site, self._plan.jobs, self._start)
+            supervising = asyncio.create_task(self._site.supervise(courses.disturb))
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(courses.direct())
                 for job in self._plan.jobs:
@@ -56,6 +58,9 @@ class Chaos:
                     tasks.create_task(self._inject(fault, courses))
             _say(f"{self._now():6.1f} s  all faults are mended, all work is done")
             await _settle(courses)
+            supervising.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await supervising
             courses.hear_of_tasks()
             _say(f"{self._now():6.1f} s  all clients have ended")
             totals = _Totals(courses)
@@ -170,6 +175,7 @@ class _Totals:
             "connections of clients": sum(client.connections for client in clients),
             "connections cut in the middle": site.proxy.cuts,
             "refused connections": dict(refusals),
+            "Celery workers that ended by themselves": site.restarted,
             "runs of Celery tasks": sum(course.job.how == "celery" for course in courses),
             "attempts of workers": outcomes.total(),
             "how those ended": dict(outcomes),

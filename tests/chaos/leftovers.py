@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -36,6 +37,18 @@ EXPLAINED: Final = (
     "Internal Server Error: /",  # the demo page needs the database, and its server asks for it
 )
 """How those lines of a log end that come of an outage."""
+
+OF_CELERY: Final = (
+    "Connection to broker lost",
+    "Cannot connect to redis",
+    "Unrecoverable error: AttributeError",  # its own at the loss of its broker; it is started anew
+    "exited with 'signal 9 (SIGKILL)'",
+    "Task handler raised error: WorkerLostError",
+    "raised unexpected: LogUnavailable",
+)
+"""What Celery says of outages; beside that, its workers must log no error."""
+
+LOGGED: Final = re.compile(r"\[[^]]*: (ERROR|CRITICAL)/")
 
 
 async def check(site: Site) -> list[str]:
@@ -142,3 +155,7 @@ def check_logs(site: Site) -> Iterator[str]:
         for line in process.log_text().splitlines():
             if "ERROR" in line and not line.endswith(EXPLAINED):
                 yield f"{process.name}, port {process.port}: {line}"
+    for worker in site.celery:
+        for line in worker.log_text().splitlines():
+            if LOGGED.match(line) and not any(said in line for said in OF_CELERY):
+                yield f"{worker.name}: {line}"

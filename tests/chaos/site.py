@@ -13,7 +13,7 @@ import json
 import random
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -127,6 +127,12 @@ class TaskWorker(CeleryWorker):
         self.notes = Notes(self.directory)
         env["CHAOS_FILE"] = str(self.notes.path)
 
+    def start(self) -> Self:
+        """Start it; should it fail, for want of its broker, it is :meth:`Site.supervise`'s turn."""
+        with contextlib.suppress(RuntimeError, TimeoutError):
+            super().start()
+        return self
+
     def stop(self) -> None:
         """Let it end its tasks; one that can't, without its broker, is killed."""
         with contextlib.suppress(TimeoutError):
@@ -153,6 +159,8 @@ class Site:
         ]
         ports = [server.port for server in self.servers]
         self.proxy = Proxy(ports, random.Random(f"proxy {seed}"))
+        self.restarted = 0
+        """How often a Celery worker had ended by itself."""
         self._locks: dict[tuple[Target, int], asyncio.Lock] = {}
         self._stack = contextlib.AsyncExitStack()
 
@@ -163,6 +171,18 @@ class Site:
     def lock(self, target: Target, index: int) -> asyncio.Lock:
         """Return what is held while something is broken."""
         return self._locks.setdefault((target, index), asyncio.Lock())
+
+    async def supervise(self, disturb: Callable[[Target], None]) -> None:
+        """Start Celery workers again that have ended by themselves, as without their broker."""
+        while True:
+            for index, worker in enumerate(self.celery):
+                if not (worker.running or self.lock("celery", index).locked()):
+                    async with self.lock("celery", index):
+                        disturb("celery")
+                        await asyncio.to_thread(worker.start)
+                        disturb("celery")
+                        self.restarted += 1
+            await asyncio.sleep(0.1)
 
     def connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.postgres.url, application_name="check", autocommit=True)
