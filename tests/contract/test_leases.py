@@ -1,6 +1,7 @@
 """A run whose producer died is ended as lost, once; one that is only idle or slow goes on."""
 
 import asyncio
+import gc
 import sys
 import threading
 import weakref
@@ -65,6 +66,21 @@ async def test_run_of_a_forgotten_handle_is_ended_as_lost(bridge):
     number, error = await replay(bridge, "run")
     assert number.data == 1
     assert_lost(error)
+
+
+@on_databases
+async def test_forgotten_handle_waits_for_no_garbage_collection(bridge):
+    run = bridge.producer("run")
+    await run.__aenter__()
+    await run.publish("number", 1)
+    await run.flush()
+    forgotten = weakref.ref(run)
+    gc.disable()
+    try:
+        del run
+        await async_wait_until(lambda: forgotten() is None, 10, "the handle to be gone")
+    finally:
+        gc.enable()
 
 
 async def test_idle_handle_keeps_its_run(bridge):
