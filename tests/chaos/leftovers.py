@@ -41,7 +41,7 @@ EXPLAINED: Final = (
 OF_CELERY: Final = (
     "Connection to broker lost",
     "Cannot connect to redis",
-    "Unrecoverable error: AttributeError",  # its own at the loss of its broker; it is started anew
+    "'NoneType' object has no attribute 'hostname'",  # its own without a broker: it ends
     "exited with 'signal 9 (SIGKILL)'",
     "Task handler raised error: WorkerLostError",
     "raised unexpected: LogUnavailable",
