@@ -28,6 +28,7 @@ __all__ = ["app", "work"]
 COUNTDOWN: Final = 0.5
 """Seconds from a task's wish to be tried again to its next attempt."""
 
+app.conf.worker_log_format = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 app.conf.worker_prefetch_multiplier = 1
 app.conf.broker_transport_options = {"visibility_timeout": 6, "unacked_restore_interval": 1}
 
