@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from celery import Task
-from django.db import connections
+from django.db import connections, transaction
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -130,8 +130,13 @@ async def test_task_that_is_asked_to_stop_ends_its_run_cancelled(worker: CeleryW
 async def test_task_that_was_asked_to_stop_before_it_began_does_not_run(
     worker: CeleryWorker, tmp_path: Path
 ) -> None:
-    run_id = await _stream(celery_app.die, str(tmp_path / "gate"), countdown=2)
-    await get_bridge().request_cancel(run_id)
+    def cancelled_first() -> str:
+        with transaction.atomic():  # the task is sent after it
+            run_id = stream(celery_app.die, [str(tmp_path / "gate")])
+            get_sync_bridge().request_cancel(run_id)
+        return run_id
+
+    run_id = await _in_thread(cancelled_first)
     assert await _events(run_id) == []
     assert await _status(run_id) == "cancelled"
 
