@@ -29,7 +29,7 @@ from tests.chaos.invariants import Logged, LoggedRun
 from tests.chaos.report import Report
 from tests.chaos.schedule import Fault, Schedule
 from tests.chaos.site import Site, environment, migrate
-from tests.services import TIMEOUT_SCALE, PostgresServer, RedisServer
+from tests.services import TIMEOUT_SCALE, PostgresServer, RedisServer, async_wait_until
 
 SETTLE_SECONDS: Final = 90
 """How long after the last fault and the last event a client may take to hear of the end."""
@@ -62,6 +62,7 @@ class Chaos:
             with contextlib.suppress(asyncio.CancelledError):
                 await supervising
             courses.hear_of_tasks()
+            await self._leases_end()
             _say(f"{self._now():6.1f} s  all clients have ended")
             totals = _Totals(courses)
             violations = []
@@ -92,6 +93,16 @@ class Chaos:
             f"{injected.began - self._start:6.1f} s  {fault.kind}, number {fault.index}: "
             f"mended after {injected.mended - injected.began:.1f} s"
         )
+
+    async def _leases_end(self) -> None:
+        """Wait for runs that have no client, since nobody knows whether they could be created."""
+        running = "SELECT 1 FROM streambridge_app_run WHERE status = 'running'"
+        with self._site.connect() as connection, contextlib.suppress(TimeoutError):
+            await async_wait_until(
+                lambda: connection.execute(running).fetchone() is None,
+                2 * schedule.TASK_LEASE_SECONDS,
+                "the last leases to end",
+            )
 
     def _logged(self) -> Iterator[LoggedRun]:
         with self._site.connect() as connection:
@@ -187,7 +198,7 @@ class _Totals:
 
 def _check(run: LoggedRun, course: Course | None) -> Iterator[str]:
     yield from invariants.check_log(run)
-    if course is None:  # its task could not be sent
+    if course is None:  # its task was not sent
         return
     yield from invariants.check_told(run, course.told, course.job)
     yield from invariants.check_end(run, course.told)
