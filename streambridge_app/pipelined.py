@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -27,7 +28,10 @@ class PipelinedProducer(Producer):
         super().__init__(bridge, pipeline.run_id, take_over=take_over)
         self.pipeline = pipeline
         self._waiters: set[asyncio.Future[None]] = set()
-        pipeline.on_settled = self._wakeup
+        # Weak: a handle that is forgotten must be gone, and its lease with it, before a garbage
+        # collection, which an idle process may never have.
+        wakeup = weakref.WeakMethod(self._wakeup)
+        pipeline.on_settled = lambda: known() if (known := wakeup()) else None
 
     @property
     def cancel_requested(self) -> bool:

@@ -21,7 +21,7 @@ from .sync import SyncStreamBridge
 EXIT_DEADLINE: Final = 5.0
 """Seconds for which the end of the process waits for what was accepted."""
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal's handler may ask for the bridge in the middle of that
 _bridge: StreamBridge | None = None
 _closing: set[asyncio.Task[None]] = set()
 
@@ -88,7 +88,7 @@ def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
 def _forget_after_fork() -> None:
     """Leave the bridge to the parent: its threads and connections are not in this process."""
     global _bridge, _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _bridge = None
 
 

@@ -13,11 +13,13 @@ with what became of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple, Protocol
 
 from .advance import Write, Written
@@ -142,10 +144,12 @@ class Writer:
         self._announce = announce
         self._threads = LogThreads(using, threads=1, name="writer")
         self._ready: deque[Slot] = deque()
-        self._lock = threading.Lock()
+        # A signal's handler may publish in the middle of a publish, and of its haste: so neither
+        # is a Lock, nor an Event, which has one inside.
+        self._lock = threading.RLock()
+        self._haste: SimpleQueue[None] = SimpleQueue()
         self._draining = False
         self._closed = False
-        self._hurry = threading.Event()
         self._next_commit = 0.0
         self._has_more = False
         """Whether the last commit could not take all that was ready."""
@@ -162,35 +166,40 @@ class Writer:
             if self._closed:
                 raise BridgeClosed("This bridge was closed. Get a new one from get_bridge().")
             self._ready.append(slot)
-            if slot.urgent and not self._hurry.is_set():
-                self._hurry.set()
+            if slot.urgent:
+                self.hurry()
             if self._draining:
                 return
             try:
-                # Under the lock: before close() ends the thread, and before the thread looks.
-                self._threads.start(self._drain)
+                # Under the lock: before close() ends the thread, and before the thread looks. Who
+                # comes in the middle of the start leaves it to us.
                 self._draining = True
+                self._threads.start(self._drain)
             except BaseException:  # no thread to be had, or an interrupt: nobody would drain
+                self._draining = False
                 self._ready.remove(slot)
                 raise
 
     def hurry(self) -> None:
         """Commit without a pause: somebody waits, or a whole commit's worth has come."""
-        self._hurry.set()
+        if self._haste.empty():
+            self._haste.put(None)
 
     def close(self) -> None:
         """Refuse new slots, write what is queued if the database can be reached, end the thread."""
         with self._lock:
             self._closed = True
         self._appender.close()
-        self._hurry.set()
+        self.hurry()
         self._threads.close()
 
     def _drain(self) -> None:
         while True:
-            if (pause := self._next_commit - time.monotonic()) > 0:
-                self._hurry.wait(pause)
-            self._hurry.clear()
+            with contextlib.suppress(Empty):
+                if (pause := self._next_commit - time.monotonic()) > 0:
+                    self._haste.get(timeout=pause)
+                while True:
+                    self._haste.get_nowait()
             groups = self._collect()
             if not groups:
                 return

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from asyncio import sleep
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -468,14 +469,52 @@ class AsgiServer(Server):
             connection.close()
 
 
+class CeleryWorker(Server):
+    """A Celery worker with two tasks at once."""
+
+    name = "celery"
+
+    def __init__(
+        self, application: str, pool: Literal["prefork", "threads"], *, env: Mapping[str, str]
+    ) -> None:
+        super().__init__()
+        self._application = application
+        self._pool = pool
+        self._env = env
+        self._read = 0
+
+    def start(self) -> Self:
+        self._read = self.log.stat().st_size if self.log.exists() else 0
+        return super().start()
+
+    def _command(self) -> list[str | Path]:
+        command = [sys.executable, "-m", "celery", "--app", self._application, "worker"]
+        command += ["--pool", self._pool, "--concurrency", "2", "--loglevel", "info"]
+        return [*command, "--without-mingle", "--without-gossip"]  # no other worker to wait for
+
+    def _popen_options(self) -> dict[str, Any]:
+        return {"env": self._env}
+
+    def _answers(self) -> bool:
+        with self.log.open("rb") as log:
+            log.seek(self._read)
+            return b" ready." in log.read()
+
+    def kill_child(self) -> None:
+        """Kill one of the processes in which tasks run, if there is one just now."""
+        if self.running:
+            _each(self._family()[1:2], psutil.Process.kill)
+
+
 async def async_wait_until_idle(server: AsgiServer) -> None:
     """Wait until the server has used no processor for a while: it has sent all it will."""
     process = psutil.Process(server.pid)
-    seen: list[float] = []
+    seen: deque[tuple[float, float]] = deque(maxlen=100)
 
     def idle() -> bool:
         times = process.cpu_times()
-        seen.append(times.user + times.system)
-        return len(seen) > 100 and seen[-1] - seen[-100] <= 0.02
+        seen.append((time.monotonic(), times.user + times.system))
+        seconds, used = (last - first for first, last in zip(seen[0], seen[-1], strict=True))
+        return len(seen) == seen.maxlen and used <= 0.02 * seconds
 
     await async_wait_until(idle, 30, "the server to wait for its client")

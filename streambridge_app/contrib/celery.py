@@ -7,7 +7,6 @@ takes the run over from the one before.
 
 from __future__ import annotations
 
-import datetime
 import functools
 import inspect
 import logging
@@ -25,7 +24,7 @@ from ..bridge import cancel_requested
 from ..exceptions import CancelRequested, ProducerFenced, RunEnded
 from ..registry import get_sync_bridge
 from ..sync import SyncProducer
-from .enqueue import enqueue
+from .enqueue import START_SECONDS, enqueue, seconds_until
 
 logger = logging.getLogger("streambridge")
 _open_run: ContextVar[SyncProducer] = ContextVar("streambridge_open_run")
@@ -79,7 +78,7 @@ class StreamedTask(DjangoTask):  # type: ignore[misc] # Celery has no types
             return self.run(run, *args, **kwargs)
         except Retry as retry:
             with suppress(ProducerFenced):  # the next attempt has begun
-                run.release(wait=_seconds_until(retry.when))
+                run.release(wait=seconds_until(retry.when))
             raise
         except Reject as reject:
             if reject.requeue:
@@ -115,7 +114,7 @@ def stream(
     *,
     owner: Any = None,
     metadata: Mapping[str, Any] | None = None,
-    lease: float | None = None,
+    lease: float | None = START_SECONDS,
     cancel_after: float | None = None,
     **options: Any,
 ) -> str:
@@ -127,7 +126,9 @@ def stream(
     Args:
         task: a streamed task.
         args, kwargs: what it is called with, after the handle.
-        owner, metadata, lease, cancel_after: as for ``create_run``.
+        owner, metadata, cancel_after: as for ``create_run``.
+        lease: seconds in which a worker has to start the task once it is due, or the run is
+            lost; None: no matter when.
         options: those of Celery's ``apply_async``: ``queue``, ``countdown`` …
 
     Raises:
@@ -138,7 +139,14 @@ def stream(
     def send(run_id: str) -> None:
         task.apply_async(list(args), dict(kwargs or {}), task_id=run_id, **options)
 
-    return enqueue(send, owner=owner, metadata=metadata, lease=lease, cancel_after=cancel_after)
+    return enqueue(
+        send,
+        owner=owner,
+        metadata=metadata,
+        lease=lease,
+        cancel_after=cancel_after,
+        wait=seconds_until(options.get("countdown") or options.get("eta")),
+    )
 
 
 def _without_run(function: Callable[..., Any], *, bound: bool) -> Callable[..., Any]:
@@ -153,11 +161,3 @@ def _without_run(function: Callable[..., Any], *, bound: bool) -> Callable[..., 
     del parameters[1 if bound else 0]
     task.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return task
-
-
-def _seconds_until(when: float | datetime.datetime | None) -> float:
-    """Return in how many seconds a retry is due, by its countdown or its ETA."""
-    if isinstance(when, datetime.datetime):
-        now = datetime.datetime.now(when.tzinfo or datetime.UTC)
-        return max(0, (when.replace(tzinfo=now.tzinfo) - now).total_seconds())
-    return max(0, when or 0)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from django.db import connections, transaction
 
 from ..conf import streambridge_settings
 from ..registry import get_sync_bridge
+
+START_SECONDS: Final = 86_400.0
+"""Seconds after it is due in which a task has to start by default: longer than any queue's wait."""
 
 
 def enqueue(
@@ -19,20 +23,26 @@ def enqueue(
     metadata: Mapping[str, Any] | None,
     lease: float | None,
     cancel_after: float | None,
+    wait: float,
 ) -> str:
     """
     Create a run, send its task, and return the run's id.
 
     Inside ``transaction.atomic()`` the task is sent after the commit, so that no worker comes
-    before the run. A task that can't be sent ends its run ``error``.
+    before the run. A task that can't be sent ends its run ``error``; one that never starts,
+    as one that is revoked, leaves it to its lease.
 
     Args:
         send: called with the run's id.
-        owner, metadata, lease, cancel_after: as for :meth:`StreamBridge.create_run`.
+        owner, metadata, cancel_after: as for :meth:`StreamBridge.create_run`.
+        lease: seconds in which the task has to start once it is due; None: no matter when.
+        wait: seconds until it is due.
 
     Raises:
         What ``create_run`` and ``send`` raise.
     """
+    if lease is not None:
+        lease += wait
     run_id = get_sync_bridge().create_run(
         owner=owner, metadata=metadata, lease=lease, cancel_after=cancel_after
     )
@@ -51,3 +61,11 @@ def _send(send: Callable[[str], object], run_id: str) -> None:
     except Exception as error:
         get_sync_bridge().publish_end(run_id, error=error)
         raise
+
+
+def seconds_until(when: float | datetime.datetime | None) -> float:
+    """Return in how many seconds a task is due, by its countdown or its time; 0 for None."""
+    if isinstance(when, datetime.datetime):
+        now = datetime.datetime.now(when.tzinfo or datetime.UTC)
+        return max(0, (when.replace(tzinfo=now.tzinfo) - now).total_seconds())
+    return max(0, when or 0)

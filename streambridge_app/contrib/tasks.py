@@ -16,7 +16,7 @@ import django
 
 from ..bridge import cancel_requested
 from ..registry import get_bridge, get_sync_bridge
-from .enqueue import enqueue
+from .enqueue import START_SECONDS, enqueue, seconds_until
 
 try:
     from django.tasks import task
@@ -54,7 +54,7 @@ def stream(
     *,
     owner: Any = None,
     metadata: Mapping[str, Any] | None = None,
-    lease: float | None = None,
+    lease: float | None = START_SECONDS,
     cancel_after: float | None = None,
 ) -> str:
     """
@@ -65,7 +65,9 @@ def stream(
     Args:
         task: a streamed task; ``task.using(…)`` gives it a queue, a priority, a time.
         args, kwargs: what it is called with, after the handle.
-        owner, metadata, lease, cancel_after: as for ``create_run``.
+        owner, metadata, cancel_after: as for ``create_run``.
+        lease: seconds in which a worker has to start the task once it is due, or the run is
+            lost; None: no matter when.
 
     Raises:
         What ``create_run`` raises; what the task's backend raises when it can't enqueue, after
@@ -77,6 +79,7 @@ def stream(
         metadata=metadata,
         lease=lease,
         cancel_after=cancel_after,
+        wait=seconds_until(task.run_after),
     )
 
 

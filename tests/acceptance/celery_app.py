@@ -31,7 +31,7 @@ def retry(self, run: SyncProducer, count: int) -> None:
         raise self.retry(countdown=0)
 
 
-@streamed_task(autoretry_for=(ConnectionError,), retry_kwargs={"countdown": 10}, max_retries=1)
+@streamed_task(autoretry_for=(ConnectionError,), retry_kwargs={"countdown": 8}, max_retries=1)
 def retry_by_itself(run: SyncProducer) -> None:
     """Fail in both attempts, with a countdown that is longer than a short lease."""
     run.publish("number", 1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.db import connections
@@ -37,8 +39,22 @@ class Deployment:
 
     def worker(self, run_id: str, events: int, pause: float = 0) -> subprocess.Popen[bytes]:
         """Start a worker process that publishes `events` events, `pause` seconds apart."""
-        arguments = [run_id, str(events), str(pause)]
-        return spawn([sys.executable, "-m", "tests.acceptance.worker", *arguments], env=self.env)
+        return self._worker(run_id, str(events), pause)
+
+    @contextlib.contextmanager
+    def endless_worker(self, run_id: str, pause: float) -> Iterator[None]:
+        """Let a worker process publish for as long as the block lasts, and end its run."""
+        with self._worker(run_id, "-", pause, stdin=subprocess.PIPE) as worker:
+            yield
+            worker.communicate()
+        assert worker.returncode == 0
+
+    def _worker(
+        self, run_id: str, events: str, pause: float, **popen: Any
+    ) -> subprocess.Popen[bytes]:
+        arguments = [run_id, events, str(pause)]
+        command = [sys.executable, "-m", "tests.acceptance.worker", *arguments]
+        return spawn(command, env=self.env, **popen)
 
 
 @pytest.fixture(params=STACKS)

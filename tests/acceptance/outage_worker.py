@@ -1,7 +1,9 @@
-"""A worker that counts its errors: `python -m tests.acceptance.outage_worker HOW RUN EVENTS PAUSE`.
+"""
+A worker that counts its errors: `python -m tests.acceptance.outage_worker HOW RUN PAUSE`.
 
-It makes the run, publishes 1, 2, 3, … and prints for each that raised a line of JSON: its number,
-and what the error says of it.
+It makes the run, publishes 1, 2, 3, … until its standard input ends, and prints for each that
+raised a line of JSON: its number, and what the error says of it. The last line is how many there
+were.
 """
 
 import asyncio
@@ -16,16 +18,20 @@ from streambridge_app import get_bridge, get_sync_bridge  # noqa: E402 - the app
 from streambridge_app.exceptions import LogUnavailable  # noqa: E402
 
 
-async def main(how: str, run_id: str, events: int, pause: float) -> None:
+async def main(how: str, run_id: str, pause: float) -> None:
     bridge = get_bridge()
     await bridge.create_run(run_id, metadata={"demo": True})
+    told = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+    number = 0
     if how == "handle":
         async with bridge.producer(run_id) as run:
-            for number in range(1, events + 1):
+            while not told.done():
+                number += 1
                 await run.publish("number", number)
                 await asyncio.sleep(pause)  # the pace of the work, not a wait for anything
     else:
-        for number in range(1, events + 1):
+        while not told.done():
+            number += 1
             try:
                 if how == "sync":
                     await asyncio.to_thread(get_sync_bridge().publish, run_id, "number", number)
@@ -36,8 +42,9 @@ async def main(how: str, run_id: str, events: int, pause: float) -> None:
             await asyncio.sleep(pause)
         await bridge.publish_end(run_id)
     await bridge.close()
+    print(number)
 
 
 if __name__ == "__main__":
-    how, run_id, events, pause = sys.argv[1:]
-    asyncio.run(main(how, run_id, int(events), float(pause)))
+    how, run_id, pause = sys.argv[1:]
+    asyncio.run(main(how, run_id, float(pause)))

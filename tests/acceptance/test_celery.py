@@ -3,55 +3,33 @@
 import asyncio
 import os
 import signal
-import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Task
-from django.db import connections
+from django.db import connections, transaction
+from django.utils import timezone
 from pytest_django import Settings
 
 from project.jobs import checksums
 from project.tasks import checksum
 from streambridge_app import END_SENTINEL, StreamEvent, get_bridge, get_sync_bridge
 from streambridge_app.contrib.celery import stream
+from streambridge_app.models import Run
 from tests.acceptance import celery_app
-from tests.services import HOST, TIMEOUT_SCALE, RedisServer, Server, async_wait_until
+from tests.services import HOST, TIMEOUT_SCALE, CeleryWorker, RedisServer, async_wait_until
 
 LIBRARY = sysconfig.get_path("stdlib")
 
 
-class CeleryWorker(Server):
-    """A worker of the tests' tasks and the demo project's, two at once."""
-
-    name = "celery"
-
-    def __init__(self, env: dict[str, str], pool: str) -> None:
-        super().__init__()
-        self._env = {**env, "DJANGO_SETTINGS_MODULE": "tests.acceptance.celery_settings"}
-        self._pool = pool
-
-    def end_warmly(self) -> None:
-        """Ask the worker to end after its tasks, and don't wait for it."""
-        os.kill(self.pid, signal.SIGTERM)
-
-    def _command(self) -> list[str | Path]:
-        command = [sys.executable, "-m", "celery", "--app", "tests.acceptance.celery_app", "worker"]
-        command += ["--pool", self._pool, "--concurrency", "2", "--loglevel", "info"]
-        return [*command, "--without-mingle", "--without-gossip"]  # no other worker to wait for
-
-    def _popen_options(self) -> dict[str, Any]:
-        return {"env": self._env}
-
-    def _answers(self) -> bool:
-        return " ready." in self.log_text()
-
-
 LEASE = 60
-SHORT_LEASE = 1
+SHORT_LEASE = 4
+"""Less than a countdown of :func:`celery_app.retry_by_itself`; and by how much that may be late."""
 
 
 def _on(database: str, pool: str = "prefork", lease: float = LEASE) -> Any:
@@ -86,8 +64,13 @@ def worker(
     if name == "postgres":
         url = f"postgresql://postgres@{HOST}:{database['PORT']}/{database['NAME']}"
     celery_app.app.conf.broker_url = redis_server.url
-    env = {"DATABASE_URL": url, "REDIS_URL": redis_server.url, "LEASE_SECONDS": str(lease)}
-    with CeleryWorker(env, pool) as worker:
+    env = {
+        "DJANGO_SETTINGS_MODULE": "tests.acceptance.celery_settings",
+        "DATABASE_URL": url,
+        "REDIS_URL": redis_server.url,
+        "LEASE_SECONDS": str(lease),
+    }
+    with CeleryWorker("tests.acceptance.celery_app", pool, env=env) as worker:
         yield worker
 
 
@@ -147,8 +130,13 @@ async def test_task_that_is_asked_to_stop_ends_its_run_cancelled(worker: CeleryW
 async def test_task_that_was_asked_to_stop_before_it_began_does_not_run(
     worker: CeleryWorker, tmp_path: Path
 ) -> None:
-    run_id = await _stream(celery_app.die, str(tmp_path / "gate"), countdown=2)
-    await get_bridge().request_cancel(run_id)
+    def cancelled_first() -> str:
+        with transaction.atomic():  # the task is sent after it
+            run_id = stream(celery_app.die, [str(tmp_path / "gate")])
+            get_sync_bridge().request_cancel(run_id)
+        return run_id
+
+    run_id = await _in_thread(cancelled_first)
     assert await _events(run_id) == []
     assert await _status(run_id) == "cancelled"
 
@@ -203,7 +191,7 @@ async def test_worker_that_is_told_to_end_finishes_its_tasks(
     gate = tmp_path / "gate"
     run_id = await _stream(celery_app.die, str(gate))
     await _event(run_id, "pid")
-    worker.end_warmly()
+    os.kill(worker.pid, signal.SIGTERM)
     await async_wait_until(lambda: "Warm shutdown" in worker.log_text(), 20, "the signal")
     gate.touch()
     assert [event.event for event in await _events(run_id)] == ["pid", "done"]
@@ -224,6 +212,40 @@ async def test_run_of_a_task_that_can_not_be_sent_ends_with_the_error() -> None:
         await _in_thread(stream, Unreachable())
     (error,) = await _events(sent[0])
     assert error.data["message"] == "no broker"
+
+
+class Queue:
+    """A task that no worker ever takes."""
+
+    def apply_async(self, *args: object, **options: object) -> None:
+        return
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_run_of_a_task_that_never_starts_is_lost() -> None:
+    (error,) = await _events(await _stream(Queue(), lease=0.2))
+    assert error.data["error"] == "ProducerLost"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ({}, 86_400),
+        ({"countdown": 60}, 86_460),
+        ({"eta": timezone.now() + timedelta(days=365), "lease": 10}, 365 * 86_400),
+        ({"lease": 600, "countdown": 60}, 660),
+    ],
+)
+def test_task_has_time_to_start_once_it_is_due(options: dict[str, Any], seconds: float) -> None:
+    run = Run.objects.get(run_id=stream(Queue(), **options))
+    assert run.lease_ms == pytest.approx(1_000 * seconds, rel=0.01)
+    assert run.lease_expires == pytest.approx(1_000 * (time.time() + seconds), abs=600_000)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_task_may_have_all_the_time_there_is() -> None:
+    assert Run.objects.get(run_id=stream(Queue(), lease=None)).lease_expires is None
 
 
 def test_call_with_other_arguments_than_those_after_the_handle_is_refused_at_once() -> None:

@@ -41,18 +41,20 @@ async def test_clients_that_drop_and_stay_get_the_same_whole_run(deployment: Dep
 async def test_killed_server_costs_its_clients_nothing(deployment: Deployment) -> None:
     run_id = await get_bridge().create_run(metadata=VISIBLE)
     client = SseClient(deployment.server, run_id)
-    worker = deployment.worker(run_id, EVENTS, pause=0.0002)
-    following = asyncio.create_task(client.follow())
-    await async_wait_until(lambda: len(client.frames) > EVENTS // 5, 20, "a fifth of the events")
+    with deployment.endless_worker(run_id, pause=0.0005):
+        following = asyncio.create_task(client.follow())
+        await async_wait_until(lambda: len(client.frames) > 1_000, 20, "some events")
+        await asyncio.to_thread(deployment.server.kill)
+        await asyncio.wait([following])
+        assert following.exception() is not None
+        await asyncio.to_thread(deployment.server.start)
+        got = len(client.frames)
+        following = asyncio.create_task(client.follow())
+        await async_wait_until(lambda: len(client.frames) > got + 1_000, 20, "more events")
+    await following
 
-    await asyncio.to_thread(deployment.server.kill)
-    await asyncio.wait([following])
-    assert following.exception() is not None
-    await asyncio.to_thread(deployment.server.start)
-    await client.follow()
-
-    assert worker.wait(10) == 0
-    assert [frame.data["n"] for frame in client.frames] == list(range(1, EVENTS + 1))
+    head = (await get_bridge().get_run(run_id)).head
+    assert [frame.data["n"] for frame in client.frames] == list(range(1, head + 1))
     assert client.ended == "success"
 
 

@@ -8,7 +8,7 @@ from django.db import connections
 
 from streambridge_app import get_bridge
 from streambridge_app.models import Event, Run
-from tests.acceptance.clients import open_stream
+from tests.acceptance.clients import DEADLINE, open_stream
 from tests.acceptance.conftest import STACKS, VISIBLE, Deployment
 from tests.services import async_wait_until_idle
 
@@ -34,7 +34,7 @@ async def test_stalled_replay_does_not_grow_the_server(deployment: Deployment, r
             grown = server.rss_kb() - before
             received = 0
             while received < EVENTS * SIZE:
-                received += len(await asyncio.wait_for(reader.read(2**20), 20))
+                received += len(await asyncio.wait_for(reader.read(2**20), DEADLINE))
     else:
         url = f"{server.ws_url}/ws/runs/{run_id}/"
         async with websockets.connect(url, max_size=None, max_queue=1, origin=server.url) as socket:

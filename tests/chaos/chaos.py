@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -28,7 +29,7 @@ from tests.chaos.invariants import Logged, LoggedRun
 from tests.chaos.report import Report
 from tests.chaos.schedule import Fault, Schedule
 from tests.chaos.site import Site, environment, migrate
-from tests.services import TIMEOUT_SCALE, PostgresServer, RedisServer
+from tests.services import TIMEOUT_SCALE, PostgresServer, RedisServer, async_wait_until
 
 SETTLE_SECONDS: Final = 90
 """How long after the last fault and the last event a client may take to hear of the end."""
@@ -48,6 +49,7 @@ class Chaos:
         async with self._site:
             self._start = time.monotonic()
             courses = Courses(self._site, self._plan.jobs, self._start)
+            supervising = asyncio.create_task(self._site.supervise(courses.disturb))
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(courses.direct())
                 for job in self._plan.jobs:
@@ -56,6 +58,11 @@ class Chaos:
                     tasks.create_task(self._inject(fault, courses))
             _say(f"{self._now():6.1f} s  all faults are mended, all work is done")
             await _settle(courses)
+            supervising.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await supervising
+            courses.hear_of_tasks()
+            await self._leases_end()
             _say(f"{self._now():6.1f} s  all clients have ended")
             totals = _Totals(courses)
             violations = []
@@ -87,15 +94,26 @@ class Chaos:
             f"mended after {injected.mended - injected.began:.1f} s"
         )
 
+    async def _leases_end(self) -> None:
+        """Wait for runs that have no client, since nobody knows whether they could be created."""
+        running = "SELECT 1 FROM streambridge_app_run WHERE status = 'running'"
+        with self._site.connect() as connection, contextlib.suppress(TimeoutError):
+            await async_wait_until(
+                lambda: connection.execute(running).fetchone() is None,
+                2 * schedule.TASK_LEASE_SECONDS,
+                "the last leases to end",
+            )
+
     def _logged(self) -> Iterator[LoggedRun]:
         with self._site.connect() as connection:
             rows = connection.execute(
-                "SELECT id, run_id, epoch, head, status, lease_expires, ended_at"
+                "SELECT id, run_id, epoch, head, floor, status, lease_expires, ended_at"
                 " FROM streambridge_app_run WHERE run_id IS NOT NULL ORDER BY id"
             ).fetchall()
             for key, *run in rows:
                 events = connection.execute(
-                    "SELECT seq, event, data FROM streambridge_app_event"
+                    "SELECT seq, event, data FROM"
+                    " (TABLE streambridge_app_event UNION ALL TABLE trimmed) AS events"
                     " WHERE run_id = %s ORDER BY seq",
                     [key],
                 ).fetchall()
@@ -129,13 +147,17 @@ class _Totals:
         self._courses = courses
         self._statuses: Counter[str] = Counter()
         self._events = 0
+        self._trimmed = 0
         self._delivered = 0
         self._slowest_loss = 0.0
 
     def add(self, run: LoggedRun) -> None:
         self._statuses[run.status] += 1
         self._events += run.head
-        course = self._courses.of[run.run_id]
+        self._trimmed += run.floor
+        course = self._courses.of.get(run.run_id)
+        if course is None:
+            return
         self._delivered += sum(len(client.followed.transcript.seqs) for client in course.clients)
         if run.status == "lost" and course.left_at is not None and run.ended_at is not None:
             self._slowest_loss = max(self._slowest_loss, run.ended_at.timestamp() - course.left_at)
@@ -155,12 +177,18 @@ class _Totals:
             "runs": sum(self._statuses.values()),
             "how they ended": dict(self._statuses),
             "events in the log": self._events,
+            "of those trimmed meanwhile": self._trimmed,
             "events delivered": self._delivered,
+            "gaps that clients were told of": sum(
+                len(client.followed.transcript.gaps) for client in clients
+            ),
             "clients": len(clients),
             "connections of clients": sum(client.connections for client in clients),
             "connections cut in the middle": site.proxy.cuts,
             "refused connections": dict(refusals),
-            "attempts of workers": sum(len(course.attempts) for course in courses),
+            "Celery workers that ended by themselves": site.restarted,
+            "runs of Celery tasks": sum(course.job.how == "celery" for course in courses),
+            "attempts of workers": outcomes.total(),
             "how those ended": dict(outcomes),
             "publishes that raised or were rolled back": len(refused),
             "longest time without a stream": max([*lost_streams, 0.0]),
@@ -168,8 +196,10 @@ class _Totals:
         }
 
 
-def _check(run: LoggedRun, course: Course) -> Iterator[str]:
+def _check(run: LoggedRun, course: Course | None) -> Iterator[str]:
     yield from invariants.check_log(run)
+    if course is None:  # its task was not sent
+        return
     yield from invariants.check_told(run, course.told, course.job)
     yield from invariants.check_end(run, course.told)
     for client in course.clients:
@@ -179,10 +209,11 @@ def _check(run: LoggedRun, course: Course) -> Iterator[str]:
 async def _settle(courses: Courses) -> None:
     """Wait for the clients; those that hear of no end are found out by the checks."""
     _, hanging = await asyncio.wait(courses.following, timeout=SETTLE_SECONDS * TIMEOUT_SCALE)
-    for task in hanging:
+    for task in (*hanging, *courses.trimming):
         task.cancel()
-    await asyncio.wait(courses.following)
-    for task in courses.following:
+    tasks = [*courses.following, *courses.trimming]
+    await asyncio.wait(tasks)
+    for task in tasks:
         if not task.cancelled():
             task.result()
 
@@ -197,12 +228,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="where to write the report to")
     options = parser.parse_args(arguments)
-    with PostgresServer() as postgres, RedisServer() as redis:
-        os.environ.update(environment(postgres, redis, "chaos"))
-        migrate(environment(postgres, redis, "chaos"))
+    with PostgresServer() as postgres, RedisServer() as redis, RedisServer() as broker:
+        env = environment(postgres, redis, broker, "chaos")
+        os.environ.update(env)
+        migrate(env)
         django.setup()
         plan = schedule.draw(options.seed, options.seconds)
-        report = asyncio.run(Chaos(plan, Site(postgres, redis, options.seed)).run())
+        report = asyncio.run(Chaos(plan, Site(postgres, redis, broker, options.seed)).run())
     print(report.table())
     if options.json:
         options.json.write_text(report.json())

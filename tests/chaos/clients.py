@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import time
 from abc import ABC, abstractmethod
@@ -137,7 +138,7 @@ class SseClient(Client):
         if event == b"end":
             self._end(data.split(b'"')[3].decode())
         elif event == b"gap":
-            self.followed.transcript.gaps += 1
+            self.followed.transcript.add_gap(json.loads(data))
         else:
             self._event(id[0], event, data)
 
@@ -207,7 +208,7 @@ class SocketClient(Client):
             values = head.split(b'"')
             self._event(values[11], values[15], data[:-1])
         elif kind == b"gap":
-            self.followed.transcript.gaps += 1
+            self.followed.transcript.add_gap(json.loads(message))
         elif kind == b"end":
             self._end(message.rpartition(b'"status":"')[2].split(b'"')[0].decode())
         elif kind == b"error":

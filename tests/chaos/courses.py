@@ -6,14 +6,20 @@ import asyncio
 import contextlib
 import dataclasses
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
+from django.db import connections
+from kombu.exceptions import OperationalError
+
 from streambridge_app import get_bridge
+from streambridge_app.contrib.celery import stream
 from streambridge_app.exceptions import LogUnavailable, RunEnded, RunExists
 from tests.chaos import clients
+from tests.chaos.celery_app import work
 from tests.chaos.invariants import Refused, Told
-from tests.chaos.schedule import LEASE_SECONDS, Job
+from tests.chaos.schedule import LEASE_SECONDS, TASK_LEASE_SECONDS, Job, Target
 from tests.chaos.site import VISIBLE, Site, Worker
 
 T = TypeVar("T")
@@ -53,6 +59,8 @@ class Course:
 
     @property
     def over(self) -> bool:
+        if self.job.how == "celery":
+            return all(client.followed.ended for client in self.clients)
         return not self.waiting and all(attempt.over for attempt in self.attempts)
 
     @property
@@ -66,6 +74,8 @@ class Courses:
     def __init__(self, site: Site, jobs: Sequence[Job], start: float) -> None:
         self.of: dict[str, Course] = {}
         self.following: list[asyncio.Task[Any]] = []
+        self.trimming: list[asyncio.Task[Any]] = []
+        self._told: defaultdict[str, Told] = defaultdict(Told)
         self._site = site
         self._jobs = jobs
         self._start = start
@@ -74,39 +84,59 @@ class Courses:
         """Create a run in its time and let its clients follow it; ask it to cancel in its time."""
         await asyncio.sleep(max(0, self._start + job.at - time.monotonic()))
         bridge = get_bridge()
-        with contextlib.suppress(RunExists):  # an attempt that raised has made it
-            await persistently(
-                lambda: bridge.create_run(job.run_id, metadata=VISIBLE, lease=LEASE_SECONDS)
-            )
-        course = self.of[job.run_id] = Course(job)
+        if job.how == "celery":
+            run_id = await _send(job)
+        else:
+            run_id = job.run_id
+            with contextlib.suppress(RunExists):  # an attempt that raised has made it
+                await persistently(
+                    lambda: bridge.create_run(run_id, metadata=VISIBLE, lease=LEASE_SECONDS)
+                )
+        course = self.of[run_id] = Course(job, self._told[run_id], waiting=job.how != "celery")
         for number, plan in enumerate(job.clients):
-            client = clients.client(self._site.proxy, job.run_id, plan, number)
+            client = clients.client(self._site.proxy, run_id, plan, number)
             course.clients.append(client)
             self.following.append(asyncio.create_task(client.follow()))
+        if job.trims is not None:
+            self.trimming.append(asyncio.create_task(_trim(run_id, course, *job.trims)))
         if job.cancel_after is not None:
             await asyncio.sleep(job.cancel_after)
             if not course.over:
                 course.told.cancel_requested = True
                 with contextlib.suppress(RunEnded):
-                    await persistently(lambda: bridge.request_cancel(job.run_id))
+                    await persistently(lambda: bridge.request_cancel(run_id))
 
     async def direct(self) -> None:
         """Give work to workers, and what one has left to another, until all is over."""
-        while len(self.of) < len(self._jobs) or not all(c.over for c in self.of.values()):
+        while len(self.of) < len(self._jobs) or not all(
+            course.over for course in self.of.values() if course.job.how != "celery"
+        ):
             for worker in self._site.workers:
                 self._listen(worker)
             for course in list(self.of.values()):
-                if not course.over:
-                    self._lose_patience(course)
+                self._lose_patience(course)
                 if course.waiting:
                     await self._dispatch(course)
             await asyncio.sleep(0.02)
 
-    def disturb(self) -> None:
-        """Note that no producer may have reached the log for a while."""
+    def hear_of_tasks(self) -> None:
+        """Take what the tasks of Celery were told, in whichever worker they were."""
+        for worker in self._site.celery:
+            for kind, run_id, number, *rest in worker.notes.told():
+                told = self._told[run_id]
+                if kind == "began":
+                    told.outcomes[number] = "died"  # unless it says how it was over
+                elif kind == "over":
+                    told.outcomes[number] = rest[0]
+                else:
+                    told.confirmed.append((number, *rest))
+
+    def disturb(self, target: Target) -> None:
+        """Note that producers may have been kept from the log, or tasks from their workers."""
         for course in self.of.values():
-            if not course.over:
-                course.told.disturbed = True
+            is_task = course.job.how == "celery"
+            if target == "postgres" or (is_task and target in {"celery", "prefork", "broker"}):
+                course.told.disturbed |= not course.over
 
     def _listen(self, worker: Worker) -> None:
         dead = [
@@ -115,7 +145,7 @@ class Courses:
             for number, attempt in enumerate(course.attempts, 1)
             if attempt.worker is worker and not attempt.over and attempt.died
         ]
-        for kind, run_id, number, *rest in worker.told():
+        for kind, run_id, number, *rest in worker.notes.told():
             course = self.of[run_id]
             if kind == "confirmed":
                 course.told.confirmed.append((number, *rest))
@@ -139,7 +169,7 @@ class Courses:
                 course.waiting = True
 
     def _lose_patience(self, course: Course) -> None:
-        if course.waiting:
+        if course.waiting or course.over or not course.attempts:
             return
         attempt = course.attempts[-1]
         since = attempt.worker.paused_since
@@ -161,6 +191,30 @@ class Courses:
         course.waiting = False
         worker.in_work += 1
         await worker.take({**dataclasses.asdict(course.job), "attempt": len(course.attempts)})
+
+
+async def _send(job: Job) -> str:
+    """Send a job to Celery, and return its run's id; what could not be sent has ended its run."""
+    while True:
+        try:
+            return await asyncio.to_thread(_stream, job)
+        except (LogUnavailable, OperationalError):
+            await asyncio.sleep(0.2)
+
+
+def _stream(job: Job) -> str:
+    arguments = [dataclasses.asdict(job)]
+    try:
+        return stream(work, arguments, metadata=VISIBLE, lease=TASK_LEASE_SECONDS)
+    finally:
+        connections.close_all()
+
+
+async def _trim(run_id: str, course: Course, seconds: float, keep: int) -> None:
+    """Trim a run again and again while it lasts."""
+    while not course.over:
+        await persistently(lambda: get_bridge().trim(run_id, keep=keep))
+        await asyncio.sleep(seconds)
 
 
 async def persistently(call: Callable[[], Awaitable[T]]) -> T:

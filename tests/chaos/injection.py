@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tests.chaos.schedule import Fault
+from tests.chaos.schedule import Fault, Target
 from tests.chaos.site import Site, Worker
 from tests.services import Server
 
@@ -21,22 +21,20 @@ class Injected(NamedTuple):
     mended: float
 
 
-async def inject(site: Site, fault: Fault, disturb: Callable[[], None]) -> Injected:
+async def inject(site: Site, fault: Fault, disturb: Callable[[Target], None]) -> Injected:
     """
     Break something for a while, after whatever else is being done to it.
 
     Args:
         site: where.
         fault: what and for how long.
-        disturb: called before and after it keeps everybody from the log.
+        disturb: called with the target before and after it is broken.
     """
     async with site.lock(fault.target, fault.index):
         began = time.monotonic()
-        if fault.target == "postgres":
-            disturb()
+        disturb(fault.target)
         await _break(site, fault)
-        if fault.target == "postgres":
-            disturb()
+        disturb(fault.target)
         return Injected(fault.kind, began, time.monotonic())
 
 
@@ -53,14 +51,15 @@ async def _break(site: Site, fault: Fault) -> None:
             await asyncio.to_thread(site.postgres.restart, "immediate")
         case "PostgreSQL killed":
             await asyncio.to_thread(site.postgres.restart, "crash")
-        case "worker paused" | "server paused" | "Redis paused":
+        case "Celery task's process killed":
+            async with site.lock("celery", 0):
+                await asyncio.to_thread(site.celery[0].kill_child)
+        case kind if kind.endswith("paused"):
             await _pause(_target(site, fault), fault.seconds)
-        case "worker killed" | "server killed" | "Redis killed":
+        case kind if kind.endswith("killed"):
             await _restart(_target(site, fault).kill, fault, site)
-        case "server stopped" | "Redis stopped" | "PostgreSQL down":
+        case _:  # stopped, or down
             await _restart(_target(site, fault).stop, fault, site)
-        case other:
-            raise ValueError(other)
 
 
 async def _pause(server: Server, seconds: float) -> None:
@@ -85,9 +84,13 @@ def _target(site: Site, fault: Fault) -> Server:
     match fault.target:
         case "worker":
             return site.workers[fault.index]
+        case "celery":
+            return site.celery[fault.index]
         case "server":
             return site.servers[fault.index]
         case "redis":
             return site.redis
+        case "broker":
+            return site.broker
         case _:
             return site.postgres

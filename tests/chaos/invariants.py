@@ -12,9 +12,9 @@ import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, count, pairwise
 from typing import NamedTuple
 
 from tests.chaos.schedule import Job
@@ -37,10 +37,13 @@ class LoggedRun:
     run_id: str
     epoch: int
     head: int
+    floor: int
+    """The last number that was trimmed."""
     status: str
     lease_expires: int | None
     ended_at: datetime.datetime | None
     events: Sequence[Logged]
+    """Those that were trimmed included: the database keeps them aside."""
 
 
 class Refused(NamedTuple):
@@ -59,23 +62,41 @@ class Told:
     """Attempt, first and last number."""
     refused: list[Refused] = field(default_factory=list)
     outcomes: dict[int, str] = field(default_factory=dict)
-    """By attempt: success, fenced, ended, cancelled, unavailable, died, or a traceback."""
+    """
+    By attempt: success, fenced, ended, cancelled, unavailable, died, or a traceback.
+
+    A Celery task can't know whether it succeeds, only that it has "returned", or is "tried again".
+    """
     cancel_requested: bool = False
     disturbed: bool = False
     """Whether a fault may have kept a producer from the log for as long as its lease."""
 
 
+class Gap(NamedTuple):
+    """A client was told that part of the log is gone; numbers of events, 0 before the first."""
+
+    requested: int
+    earliest: int
+
+
 class Transcript:
-    """What a client got, in little memory: the numbers, and a digest of the events."""
+    """What a client got, in little memory: the numbers, gaps, and a digest of the events."""
 
     def __init__(self) -> None:
         self.seqs = array("q")
-        self.gaps = 0
+        self.gaps: list[tuple[int, Gap]] = []
+        """Each with how many events came before."""
         self._digest = hashlib.blake2b()
 
     def add(self, id: bytes, event: bytes, data: bytes) -> None:
         self.seqs.append(int(id.partition(b"-")[2]))
         self._digest.update(b"%b\n%b\n%b\n" % (id, event, data))
+
+    def add_gap(self, data: Mapping[str, str | None]) -> None:
+        requested, earliest = (
+            int(id.partition("-")[2]) if id else 0 for id in (data["requested"], data["earliest"])
+        )
+        self.gaps.append((len(self.seqs), Gap(requested, earliest)))
 
     @property
     def digest(self) -> str:
@@ -146,30 +167,47 @@ def check_end(run: LoggedRun, told: Told) -> Iterator[str]:
     outcomes = set(told.outcomes.values())
     if "success" in outcomes and run.status not in {"success", "lost"}:
         yield f"{run.run_id}: its producer succeeded, but it ended {run.status}"
-    if run.status == "success" and not outcomes & {"success", "died", "unavailable"}:
+    if run.status == "success" and not outcomes & {"success", "returned", "died", "unavailable"}:
         yield f"{run.run_id}: success, but its producers' outcomes are {sorted(outcomes)}"
     if run.status == "cancelled" and not told.cancel_requested:
         yield f"{run.run_id}: cancelled, and nobody asked"
-    if run.status == "lost" and not told.disturbed:
-        yield f"{run.run_id}: lost, though nothing kept its producer from the log"
+    if run.status in {"lost", "error"} and not told.disturbed:
+        yield f"{run.run_id}: {run.status}, though nothing kept its producer from the log"
 
 
 def check_client(run: LoggedRun, client: Followed) -> Iterator[str]:
-    """The client has the log exactly, and its end."""
+    """The client has the log exactly, but for what its gaps name, and its end."""
     name = f"{run.run_id}, client {client.name}"
-    seqs = list(client.transcript.seqs)
-    if client.transcript.gaps:
-        yield f"{name}: {client.transcript.gaps} gaps, though nothing was trimmed"
-    if seqs != list(range(1, run.head + 1)):
-        yield f"{name}: it has not 1 to {run.head}: {_first_break(seqs)}"
-    elif client.transcript.digest != _digest(run):
+    transcript = client.transcript
+    gone = _gone(transcript)
+    for place, numbers in gone.items():
+        had = transcript.seqs[place - 1] if place else 0
+        if not (had + 1 == numbers.start < numbers.stop <= run.floor + 1):
+            yield f"{name}: a gap after {had} names {numbers}, trimmed was to {run.floor}"
+    named = set(chain.from_iterable(gone.values()))
+    expected = [number for number in range(1, run.head + 1) if number not in named]
+    if list(transcript.seqs) != expected:
+        yield f"{name}: it has not 1 to {run.head}: {_first_break(transcript.seqs, expected)}"
+    elif transcript.digest != _digest(run, named):
         yield f"{name}: it has other events than the log"
     if not client.ended:
         yield f"{name}: it was told of no end"
     elif client.status not in {None, run.status}:
         yield f"{name}: it was told {client.status}, the run ended {run.status}"
-    for failure, count in client.failures.items():
-        yield f"{name}: {count} times {failure}"
+    for failure, times in client.failures.items():
+        yield f"{name}: {times} times {failure}"
+
+
+def _gone(transcript: Transcript) -> dict[int, range]:
+    """Return the numbers that gaps name, by how many events the client had before."""
+    gone: dict[int, range] = {}
+    for place, gap in transcript.gaps:
+        before = gone.get(place)
+        # More was trimmed before the first event came; or the client has come back without one.
+        goes_on = before is not None and before.stop == gap.requested + 1
+        start = before.start if before is not None and goes_on else gap.requested + 1
+        gone[place] = range(start, gap.earliest)
+    return gone
 
 
 def check_rest(name: str, left: Collection[object]) -> Iterator[str]:
@@ -183,17 +221,18 @@ def _may_skip(job: Job) -> bool:
     return not job.keyed and job.how in {"publish", "sync publish", "transactions"}
 
 
-def _digest(run: LoggedRun) -> str:
+def _digest(run: LoggedRun, gone: Collection[int]) -> str:
     transcript = Transcript()
     for event in run.events:
-        transcript.add(
-            f"{run.epoch}-{event.seq}".encode(), event.event.encode(), event.data.encode()
-        )
+        if event.seq not in gone:
+            transcript.add(
+                f"{run.epoch}-{event.seq}".encode(), event.event.encode(), event.data.encode()
+            )
     return transcript.digest
 
 
-def _first_break(numbers: Sequence[int]) -> str:
-    for index, number in enumerate(numbers):
-        if number != index + 1:
+def _first_break(numbers: Sequence[int], expected: Iterable[int] | None = None) -> str:
+    for index, (number, wanted) in enumerate(zip(numbers, expected or count(1), strict=False)):
+        if number != wanted:
             return f"{numbers[index]} after {list(numbers[max(0, index - 2) : index])}"
     return f"{len(numbers)} of them"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any, Final
 from streambridge_app import get_bridge
 from tests.chaos.courses import persistently
 from tests.chaos.invariants import check_rest
-from tests.chaos.site import Site
+from tests.chaos.site import KEEP_NO_MORE, Site
 from tests.services import HOST, async_wait_until
 
 MOST_CONNECTIONS: Final = 4 + 3
@@ -37,11 +38,18 @@ EXPLAINED: Final = (
 )
 """How those lines of a log end that come of an outage."""
 
+NOT_OF_CELERY: Final = re.compile(
+    r" ERROR (streambridge|asyncio)| raised unexpected: (?!LogUnavailable)"
+)
+"""Errors of Celery workers that are ours: with its broker killed, Celery has many of its own."""
+
 
 async def check(site: Site) -> list[str]:
     """Delete all runs, end the workers, and return what is left that shouldn't be."""
+    with site.connect() as connection:
+        connection.execute(KEEP_NO_MORE)
     await _delete_all(site)
-    for worker in site.workers:
+    for worker in (*site.workers, *site.celery):
         await asyncio.to_thread(worker.stop)
     with contextlib.suppress(TimeoutError):
         await async_wait_until(lambda: not list(_left(site)), REST_SECONDS, "rest")
@@ -117,7 +125,8 @@ def _left(site: Site) -> Iterator[str]:
             if server.threads() > MOST_THREADS
         ],
     )
-    yield from check_rest("workers", [worker.pid for worker in site.workers if worker.running])
+    workers = [*site.workers, *site.celery]
+    yield from check_rest("workers", [worker.pid for worker in workers if worker.running])
 
 
 def _channels(site: Site) -> list[str]:
@@ -139,3 +148,7 @@ def check_logs(site: Site) -> Iterator[str]:
         for line in process.log_text().splitlines():
             if "ERROR" in line and not line.endswith(EXPLAINED):
                 yield f"{process.name}, port {process.port}: {line}"
+    for worker in site.celery:
+        for line in worker.log_text().splitlines():
+            if NOT_OF_CELERY.search(line):
+                yield f"{worker.name}: {line}"

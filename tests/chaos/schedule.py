@@ -8,15 +8,25 @@ from typing import Final, Literal
 
 SERVERS: Final = ("daphne", "uvicorn", "daphne")
 WORKERS: Final = 4
+POOLS: Final[tuple[Literal["prefork", "threads"], ...]] = ("prefork", "threads")
+"""Of the Celery workers."""
 
 LEASE_SECONDS: Final = 4.0
 
-Target = Literal["worker", "server", "redis", "postgres", "proxy"]
-How = Literal["handle", "sync handle", "publish", "sync publish", "transactions"]
+TASK_LEASE_SECONDS: Final = 20.0
+"""Of Celery tasks: longer than the broker may need to deliver one again."""
+
+Target = Literal["worker", "celery", "prefork", "server", "redis", "broker", "postgres", "proxy"]
+How = Literal["handle", "sync handle", "publish", "sync publish", "transactions", "celery"]
 
 FAULTS: Final[dict[str, tuple[Target, float, float]]] = {
     "worker killed": ("worker", 0, 0),
     "worker paused": ("worker", 1, 2.5 * LEASE_SECONDS),
+    "Celery worker killed": ("celery", 0, 2),
+    "Celery worker stopped": ("celery", 0, 2),
+    "Celery worker paused": ("celery", 1, 2.5 * LEASE_SECONDS),
+    "Celery task's process killed": ("prefork", 0, 0),
+    "Celery's broker killed": ("broker", 0, 2),
     "server killed": ("server", 0, 2),
     "server stopped": ("server", 0, 1),
     "server paused": ("server", 1, 5),
@@ -37,8 +47,11 @@ OFTEN: Final = ("worker killed", "worker killed", "worker paused")
 
 COUNTS: Final[dict[Target, int]] = {
     "worker": WORKERS,
+    "celery": len(POOLS),
+    "prefork": 1,
     "server": len(SERVERS),
     "redis": 1,
+    "broker": 1,
     "postgres": 1,
     "proxy": 1,
 }
@@ -96,7 +109,11 @@ class Job:
     """Seconds of a paused worker's silence after which the work is retried."""
     nap: float
     """Seconds of silence in the middle."""
+    retries: int
+    """How often its Celery task asks to be tried again."""
     cancel_after: float | None
+    trims: tuple[float, int] | None
+    """How often it is trimmed, in seconds, and to how many events."""
     clients: tuple[ClientPlan, ...]
 
 
@@ -170,13 +187,13 @@ def _job(rng: random.Random, run_id: str, at: float) -> Job:
         keyed = keyed and how != "transactions"
         events, pause, flush_every = rng.randrange(50, 600), rng.uniform(0, 0.01), 1
     else:
-        how = rng.choice(["handle", "sync handle"])
+        how = rng.choice(["handle", "sync handle", "celery"])
         if pace == "burst":
             events, pause = rng.randrange(1_000, 4_000 if keyed else 15_000), 0.0
             flush_every = rng.choice([500, 2_000])
         else:
             pause = rng.uniform(0.002, 0.01)
-            events = int(rng.uniform(1, 12) / pause)
+            events = int(rng.uniform(1, 4 if how == "celery" else 12) / pause)
             flush_every = rng.choice([1, 20, 100])
     cancelled = pace == "paced" and rng.random() < 0.15
     return Job(
@@ -188,10 +205,12 @@ def _job(rng: random.Random, run_id: str, at: float) -> Job:
         flush_every=flush_every,
         keyed=keyed,
         # One who only publishes, without keys, can't know where to go on.
-        retried=(keyed or pace != "one by one") and rng.random() < 0.7,
+        retried=how == "celery" or ((keyed or pace != "one by one") and rng.random() < 0.7),
         patience=rng.uniform(0.5, LEASE_SECONDS),
         nap=1.5 * LEASE_SECONDS if pace == "paced" and rng.random() < 0.1 else 0.0,
+        retries=rng.choice([0, 0, 1, 2]) if how == "celery" else 0,
         cancel_after=rng.uniform(0.5, 5) if cancelled else None,
+        trims=(rng.uniform(0.2, 1), rng.randrange(1, 1_000)) if rng.random() < 0.25 else None,
         clients=tuple(_client(rng) for _ in range(rng.choice([1, 2, 2, 3, 4]))),
     )
 

@@ -9,6 +9,7 @@ import pytest
 from tests.chaos import schedule
 from tests.chaos.invariants import (
     Followed,
+    Gap,
     Logged,
     LoggedRun,
     Refused,
@@ -38,7 +39,7 @@ def number(seq: int, n: int | None = None, by: int = 1) -> Logged:
 
 def a_run(*events: Logged, **changes: object) -> LoggedRun:
     logged = events or tuple(number(seq) for seq in range(1, 6))
-    run = LoggedRun("run", EPOCH, len(logged), "success", None, None, logged)
+    run = LoggedRun("run", EPOCH, len(logged), 0, "success", None, None, logged)
     return dataclasses.replace(run, **changes)
 
 
@@ -170,7 +171,11 @@ def test_what_raised_may_be_there_if_nobody_knew_or_it_was_tried_again() -> None
 @pytest.mark.parametrize(
     ("run", "told", "sentence"),
     [
-        (a_run(status="error"), told(), "its producer succeeded, but it ended error"),
+        (
+            a_run(status="error"),
+            told(disturbed=True),
+            "its producer succeeded, but it ended error",
+        ),
         (
             a_run(),
             told(outcomes={1: "fenced"}),
@@ -182,15 +187,20 @@ def test_what_raised_may_be_there_if_nobody_knew_or_it_was_tried_again() -> None
             told(outcomes={}),
             "lost, though nothing kept its producer from the log",
         ),
+        (
+            a_run(status="error"),
+            told(outcomes={1: "ended"}),
+            "error, though nothing kept its producer from the log",
+        ),
     ],
 )
 def test_an_end_that_nothing_explains(run: LoggedRun, told: Told, sentence: str) -> None:
     assert list(check_end(run, told)) == [f"run: {sentence}"]
 
 
-def with_a_gap(client: Followed) -> Followed:
-    client.transcript.gaps = 1
-    return client
+def test_a_task_that_returned_may_have_succeeded() -> None:
+    assert list(check_end(a_run(), told(outcomes={1: "died", 2: "returned"}))) == []
+    assert list(check_end(lost(*FIVE, LOST), told(disturbed=True, outcomes={1: "returned"}))) == []
 
 
 @pytest.mark.parametrize(
@@ -200,7 +210,6 @@ def with_a_gap(client: Followed) -> Followed:
         (lambda: a_client(*FIVE[:2], *FIVE[1:]), "it has not 1 to 5: 2 after [1, 2]"),
         (lambda: a_client(*FIVE[:4]), "it has not 1 to 5: 4 of them"),
         (lambda: a_client(*FIVE[:4], number(5, 6)), "it has other events than the log"),
-        (lambda: with_a_gap(a_client()), "1 gaps, though nothing was trimmed"),
         (lambda: a_client(ended=False), "it was told of no end"),
         (lambda: a_client(status="lost"), "it was told lost, the run ended success"),
         (lambda: a_client(failures={"HTTP 500": 2}), "2 times HTTP 500"),
@@ -208,6 +217,73 @@ def with_a_gap(client: Followed) -> Followed:
 )
 def test_a_client_that_has_not_the_log(client: Callable[[], Followed], sentence: str) -> None:
     assert list(check_client(a_run(), client())) == [f"run, client 0 (sse): {sentence}"]
+
+
+def with_gaps(client: Followed, *gaps: tuple[int, int, int]) -> Followed:
+    """Let the client be told after so many events that what follows a number is gone."""
+    client.transcript.gaps = [(place, Gap(*gap)) for place, *gap in gaps]
+    return client
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        pytest.param(lambda: with_gaps(a_client(*FIVE[3:]), (0, 0, 4)), id="at the start"),
+        pytest.param(lambda: with_gaps(a_client(FIVE[0], *FIVE[3:]), (1, 1, 4)), id="later"),
+        pytest.param(
+            lambda: with_gaps(a_client(*FIVE[3:]), (0, 0, 3), (0, 2, 4)),
+            id="more trimmed before the first event came",
+        ),
+        pytest.param(
+            lambda: with_gaps(a_client(*FIVE[2:]), (0, 0, 4), (0, 0, 3)),
+            id="back without an event, at a server that has more in memory",
+        ),
+        pytest.param(
+            lambda: with_gaps(a_client(FIVE[1], FIVE[4]), (0, 0, 2), (1, 2, 5)), id="twice"
+        ),
+        pytest.param(lambda: a_client(*FIVE), id="had it before"),
+    ],
+)
+def test_a_client_of_a_trimmed_run_has_all_but_what_its_gaps_name(
+    client: Callable[[], Followed],
+) -> None:
+    assert list(check_client(a_run(floor=4), client())) == []
+
+
+@pytest.mark.parametrize(
+    ("client", "sentence"),
+    [
+        pytest.param(
+            lambda: a_client(*FIVE[3:]), "it has not 1 to 5: 4 after []", id="without a gap"
+        ),
+        pytest.param(
+            lambda: with_gaps(a_client(*FIVE[:2], FIVE[4]), (2, 2, 5)),
+            "a gap after 2 names range(3, 5), trimmed was to 3",
+            id="what was not trimmed",
+        ),
+        pytest.param(
+            lambda: with_gaps(a_client(*FIVE[1:]), (0, 0, 3)),
+            "it has not 1 to 5: 2 after []",
+            id="what it has",
+        ),
+        pytest.param(
+            lambda: with_gaps(a_client(*FIVE), (2, 2, 3)),
+            "a gap after 2 names range(3, 3), trimmed was to 3",
+            id="nothing",
+        ),
+    ],
+)
+def test_a_client_whose_gaps_are_wrong(client: Callable[[], Followed], sentence: str) -> None:
+    found = list(check_client(a_run(floor=3), client()))
+    assert found == [f"run, client 0 (sse): {sentence}"]
+
+
+def test_a_gap_as_a_client_reads_it() -> None:
+    transcript = Transcript()
+    transcript.add_gap({"requested": None, "earliest": "1000-3", "latest": "1000-9"})
+    transcript.add(b"1000-3", b"number", b"3")
+    transcript.add_gap({"requested": "1000-3", "earliest": "1000-7", "latest": "1000-9"})
+    assert transcript.gaps == [(0, Gap(0, 3)), (1, Gap(3, 7))]
 
 
 def test_leftovers() -> None:

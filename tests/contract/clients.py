@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator, Iterable
 
 from streambridge_app import END_SENTINEL, HEARTBEAT_SENTINEL, StreamBridge, StreamEvent
-from tests.services import TIMEOUT_SCALE
+from tests.services import TIMEOUT_SCALE, async_wait_until
 
 DEADLINE = 10.0
 """Seconds for what takes milliseconds."""
@@ -85,3 +87,13 @@ async def publish(bridge: StreamBridge, run_id: str, count: int, first: int = 1)
     """Publish events whose data are `first`, `first + 1`, …"""
     for number in range(first, first + count):
         await bridge.publish(run_id, "number", number)
+
+
+async def collected(forgotten: weakref.ref[object]) -> None:
+    """Return when an object is gone: a thread may have had it in hand at the first collection."""
+
+    def is_gone() -> bool:
+        gc.collect()
+        return forgotten() is None
+
+    await async_wait_until(is_gone, DEADLINE, "the object to be collected")

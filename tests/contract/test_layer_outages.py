@@ -19,15 +19,19 @@ pytestmark = pytest.mark.parametrize("stack", LAYER_STACKS, indirect=True)
 @contextlib.contextmanager
 def killed(redis):
     redis.kill()
-    yield
-    redis.start()
+    try:
+        yield
+    finally:
+        redis.start()
 
 
 @contextlib.contextmanager
 def paused(redis):
     redis.pause()
-    yield
-    redis.resume()
+    try:
+        yield
+    finally:
+        redis.resume()
 
 
 @contextlib.contextmanager
@@ -74,7 +78,7 @@ async def test_messages_come_again_by_themselves(bridge_with, redis_server, outa
     async def told():
         """Publish until messages bring the events: a look at the log while joining is too few."""
         in_a_row = 0
-        async with deadline(20):
+        async with deadline(60):
             while in_a_row < 3:
                 await publish()
                 try:

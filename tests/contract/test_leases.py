@@ -4,6 +4,7 @@ import asyncio
 import gc
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,12 +14,12 @@ from streambridge_app import get_bridge, log
 from streambridge_app.exceptions import LogUnavailable, RunEnded
 from streambridge_app.leases import Watch
 from streambridge_app.models import Run
-from tests.contract.clients import client, data, deadline, publish, replay
+from tests.contract.clients import client, collected, data, deadline, publish, replay
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import async_wait_until, spawn
 
-LEASE = 1.0
-SILENCE = 2.5
+LEASE = 1.5
+SILENCE = 3.5
 """Seconds, more than two leases: a heartbeat says that nothing happened for so long."""
 
 on_databases = pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
@@ -56,14 +57,30 @@ async def test_run_of_a_forgotten_handle_is_ended_as_lost(bridge):
     await run.flush()
     async with client(bridge, "run") as live:
         await live.take(1)
+        forgotten = weakref.ref(run)
         del run
-        gc.collect()
+        await collected(forgotten)
         (error,) = await live.rest()
     assert_lost(error)
     assert (await bridge.get_run("run")).status == "lost"
     number, error = await replay(bridge, "run")
     assert number.data == 1
     assert_lost(error)
+
+
+@on_databases
+async def test_forgotten_handle_waits_for_no_garbage_collection(bridge):
+    run = bridge.producer("run")
+    await run.__aenter__()
+    await run.publish("number", 1)
+    await run.flush()
+    forgotten = weakref.ref(run)
+    gc.disable()
+    try:
+        del run
+        await async_wait_until(lambda: forgotten() is None, 10, "the handle to be gone")
+    finally:
+        gc.enable()
 
 
 async def test_idle_handle_keeps_its_run(bridge):
@@ -91,8 +108,8 @@ async def test_run_whose_worker_never_starts_is_lost(bridge, sync_bridge, in_thr
 
 async def test_publishing_renews_a_lease(bridge):
     await bridge.create_run("run", lease=LEASE)
-    async with client(bridge, "run", heartbeat=0.6 * LEASE) as live:
-        for number in range(4):
+    async with client(bridge, "run", heartbeat=0.3 * LEASE) as live:
+        for number in range(5):
             await live.attached()
             await bridge.publish("run", "number", number)
             assert data(await live.take(1)) == [number]

@@ -2,16 +2,16 @@
 
 import asyncio
 import contextlib
-import gc
+import weakref
 
 import pytest
 
 from streambridge_app import log
 from streambridge_app.exceptions import ProducerFenced, RunEnded
-from tests.contract.clients import client, data, replay
+from tests.contract.clients import client, collected, data, replay
 
-LEASE = 0.5
-SILENCE = 1.5
+LEASE = 1.0
+SILENCE = 2.5
 """Seconds, more than two leases."""
 
 
@@ -24,7 +24,7 @@ def short_leases(stack, settings, monkeypatch):
 async def test_released_run_goes_on_with_the_next_producer(bridge):
     async with bridge.producer("run") as run:
         await run.publish("number", 1)
-        await run.release()
+        await run.release(wait=60)
         assert data(await _events_so_far(bridge)) == [1]
     assert (await bridge.get_run("run")).status == "running"
     async with bridge.producer("run", take_over=True) as run:
@@ -83,8 +83,11 @@ async def test_released_run_waits_as_long_as_it_is_asked_to(bridge):
 async def test_next_producer_has_a_lease_of_the_usual_length(bridge):
     async with bridge.producer("run") as run:
         await run.release(wait=60)
-    await bridge.producer("run", take_over=True).__aenter__()
-    gc.collect()  # it is forgotten
+    following = bridge.producer("run", take_over=True)
+    await following.__aenter__()
+    forgotten = weakref.ref(following)
+    del following
+    await collected(forgotten)
     (error,) = await replay(bridge, "run")
     assert error.data["error"] == "ProducerLost"
 
@@ -92,11 +95,14 @@ async def test_next_producer_has_a_lease_of_the_usual_length(bridge):
 async def test_release_of_a_fenced_handle_leaves_the_lease_of_the_other(bridge):
     old = bridge.producer("run")
     await old.__aenter__()
-    await bridge.producer("run", take_over=True).__aenter__()
+    new = bridge.producer("run", take_over=True)
+    await new.__aenter__()
     with contextlib.suppress(ProducerFenced):  # who has published nothing need not know
         await old.release(wait=60)
-    del old
-    gc.collect()  # both are forgotten
+    forgotten = weakref.ref(old), weakref.ref(new)
+    del old, new
+    for one in forgotten:
+        await collected(one)
     (error,) = await replay(bridge, "run")
     assert error.data["error"] == "ProducerLost"
 

@@ -3,13 +3,17 @@
 import asyncio
 import importlib
 import re
+from datetime import timedelta
+from functools import partial
 
 import django
 import pytest
 from django.db import connections, transaction
+from django.utils import timezone
 
 from streambridge_app import get_bridge, get_sync_bridge
 from streambridge_app.exceptions import CancelRequested
+from streambridge_app.models import Run
 from tests.contract.clients import data, replay
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -55,7 +59,8 @@ else:
 
         async def call(task, *args, function=stream, **kwargs):
             run_id = await asyncio.to_thread(_closing, function, task, args, kwargs)
-            return await get_bridge().get_run(run_id), await replay(get_bridge(), run_id)
+            events = await replay(get_bridge(), run_id)
+            return await get_bridge().get_run(run_id), events
 
         return call
 
@@ -110,3 +115,16 @@ else:
         run, events = await streamed(count, 3, function=in_transaction)
         assert run.status == "success"
         assert data(events) == [0, 1, 2]
+
+    async def test_run_of_a_task_that_never_starts_is_lost(streamed, settings):
+        settings.TASKS = {"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}
+        run, (error,) = await streamed(count, 3, function=partial(stream, lease=0.2))
+        assert run.status == "lost"
+        assert error.data["error"] == "ProducerLost"
+
+    @pytest.mark.parametrize(("days", "options"), [(1, {}), (3, {"run_after": 2})])
+    def test_task_has_a_day_to_start_once_it_is_due(settings, days, options):
+        settings.TASKS = {"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}
+        due = {name: timezone.now() + timedelta(days) for name, days in options.items()}
+        run = Run.objects.get(run_id=stream(count.using(**due), [3]))
+        assert run.lease_ms == pytest.approx(days * 86_400_000, rel=0.01)

@@ -39,11 +39,10 @@ def own_redis():
 
 @contextlib.contextmanager
 def connected(layer):
-    publisher = Publisher(address_of(layer))
-    outcome = connect(publisher)
-    assert outcome == [None]
-    yield publisher
-    publisher.close()
+    with contextlib.closing(Publisher(address_of(layer))) as publisher:
+        outcome = connect(publisher)
+        assert outcome == [None]
+        yield publisher
 
 
 def connect(publisher):
@@ -251,12 +250,12 @@ async def test_a_subscriber_notices_that_redis_closed_the_connection(layer, redi
 
 
 async def test_a_subscriber_notices_that_redis_hangs(own_redis, monkeypatch):
-    monkeypatch.setattr(redis_pubsub, "PING_INTERVAL", 0.2)
+    monkeypatch.setattr(redis_pubsub, "PING_INTERVAL", 0.7)
     layer = RedisPubSubChannelLayer(hosts=[own_redis.url])
     subscriber = await Subscriber.connect(address_of(layer), print)
     serving = asyncio.ensure_future(subscriber.serve())
     await subscriber.join(["group"])
-    done, _ = await asyncio.wait((serving,), timeout=1)
+    done, _ = await asyncio.wait((serving,), timeout=2)
     assert not done, "a Redis that answers is taken for dead"
     own_redis.pause()
     async with asyncio.timeout(5):

@@ -1,10 +1,13 @@
 """When the writer commits: at once, or after a pause that lets more runs share the commit."""
 
+import subprocess
+import sys
+
 import pytest
 
 from streambridge_app import get_bridge, get_sync_bridge, log, writer
 from streambridge_app.writer import COMMIT_EVENTS
-from tests.services import async_wait_until
+from tests.services import TIMEOUT_SCALE, async_wait_until, spawn
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -104,3 +107,21 @@ def test_a_sync_flush_ends_the_pause(commits):
             other.publish("update", number)
             one.flush()
             other.flush()
+
+
+def test_a_signal_may_publish_at_any_line_of_a_publish(tmp_path):
+    process = spawn(
+        [sys.executable, "-m", "tests.integration.apps.interrupted"],
+        env={
+            "DJANGO_SETTINGS_MODULE": "project.settings",
+            "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3",
+        },
+        stdout=subprocess.PIPE,
+    )
+    try:
+        output, _ = process.communicate(timeout=60 * TIMEOUT_SCALE)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert int(output) > 50
