@@ -104,6 +104,8 @@ if "REDIS_URL" in os.environ:
     CELERY_BROKER_URL = os.environ["REDIS_URL"]
 # What a task has to say, it publishes.
 CELERY_TASK_IGNORE_RESULT = True
+# Servers sweep as well: this is for when there is none.
+CELERY_BEAT_SCHEDULE = {"streambridge": {"task": "streambridge.sweep", "schedule": 60.0}}
 
 STREAMBRIDGE = {"AUTHORIZER": "project.access.DemoAuthorizer"}
 

@@ -125,7 +125,8 @@ class RunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class ta
         ("created_at", "ended_at"),
         ("duration", "cancel_requested_at"),
         ("lease", "generation"),
-        "delete_at",
+        ("max_events", "max_bytes"),
+        ("keep", "delete_at"),
         "metadata_text",
     )
     readonly_fields = ("status_label", "event_count", "duration", "lease", "metadata_text")

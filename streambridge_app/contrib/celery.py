@@ -116,6 +116,9 @@ def stream(
     metadata: Mapping[str, Any] | None = None,
     lease: float | None = START_SECONDS,
     cancel_after: float | None = None,
+    max_events: int | None = None,
+    max_bytes: int | None = None,
+    keep: float | None = None,
     **options: Any,
 ) -> str:
     """
@@ -126,7 +129,7 @@ def stream(
     Args:
         task: a streamed task.
         args, kwargs: what it is called with, after the handle.
-        owner, metadata, cancel_after: as for ``create_run``.
+        owner, metadata, cancel_after, max_events, max_bytes, keep: as for ``create_run``.
         lease: seconds in which a worker has to start the task once it is due, or the run is
             lost; None: no matter when.
         options: those of Celery's ``apply_async``: ``queue``, ``countdown`` …
@@ -145,6 +148,9 @@ def stream(
         metadata=metadata,
         lease=lease,
         cancel_after=cancel_after,
+        max_events=max_events,
+        max_bytes=max_bytes,
+        keep=keep,
         wait=seconds_until(options.get("countdown") or options.get("eta")),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -19,11 +19,9 @@ START_SECONDS: Final = 86_400.0
 def enqueue(
     send: Callable[[str], object],
     *,
-    owner: Any,
-    metadata: Mapping[str, Any] | None,
     lease: float | None,
-    cancel_after: float | None,
     wait: float,
+    **options: Any,
 ) -> str:
     """
     Create a run, send its task, and return the run's id.
@@ -34,18 +32,16 @@ def enqueue(
 
     Args:
         send: called with the run's id.
-        owner, metadata, cancel_after: as for :meth:`StreamBridge.create_run`.
         lease: seconds in which the task has to start once it is due; None: no matter when.
         wait: seconds until it is due.
+        options: as for :meth:`StreamBridge.create_run`.
 
     Raises:
         What ``create_run`` and ``send`` raise.
     """
     if lease is not None:
         lease += wait
-    run_id = get_sync_bridge().create_run(
-        owner=owner, metadata=metadata, lease=lease, cancel_after=cancel_after
-    )
+    run_id = get_sync_bridge().create_run(lease=lease, **options)
     using = streambridge_settings.DATABASE
     sending = partial(_send, send, run_id)
     if connections[using].in_atomic_block:

@@ -56,6 +56,9 @@ def stream(
     metadata: Mapping[str, Any] | None = None,
     lease: float | None = START_SECONDS,
     cancel_after: float | None = None,
+    max_events: int | None = None,
+    max_bytes: int | None = None,
+    keep: float | None = None,
 ) -> str:
     """
     Create a run, enqueue its task, and return the run's id.
@@ -65,7 +68,7 @@ def stream(
     Args:
         task: a streamed task; ``task.using(…)`` gives it a queue, a priority, a time.
         args, kwargs: what it is called with, after the handle.
-        owner, metadata, cancel_after: as for ``create_run``.
+        owner, metadata, cancel_after, max_events, max_bytes, keep: as for ``create_run``.
         lease: seconds in which a worker has to start the task once it is due, or the run is
             lost; None: no matter when.
 
@@ -79,6 +82,9 @@ def stream(
         metadata=metadata,
         lease=lease,
         cancel_after=cancel_after,
+        max_events=max_events,
+        max_bytes=max_bytes,
+        keep=keep,
         wait=seconds_until(task.run_after),
     )
 

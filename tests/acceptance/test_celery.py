@@ -21,6 +21,7 @@ from project.tasks import checksum
 from streambridge_app import END_SENTINEL, StreamEvent, get_bridge, get_sync_bridge
 from streambridge_app.contrib.celery import stream
 from streambridge_app.models import Run
+from streambridge_app.tasks import sweep
 from tests.acceptance import celery_app
 from tests.services import HOST, TIMEOUT_SCALE, CeleryWorker, RedisServer, async_wait_until
 
@@ -307,3 +308,24 @@ async def _events(run_id: str) -> list[StreamEvent]:
 
 async def _status(run_id: str) -> str:
     return (await get_bridge().get_run(run_id)).status
+
+
+@on_both_databases
+async def test_the_sweeper_as_a_task(worker: CeleryWorker) -> None:
+    bridge = get_bridge()
+    await bridge.create_run("limited", max_events=1)
+    await bridge.create_run("kept long enough", keep=0)
+    await bridge.create_run("lost", lease=0.01)
+    for _ in range(3):
+        await bridge.publish("limited", "number", 1)
+    await bridge.publish_end("kept long enough")
+    await asyncio.to_thread(sweep.delay)
+
+    async def swept() -> bool:
+        runs = [run async for run in Run.objects.using(bridge.using).order_by("id")]
+        return [(run.run_id, run.floor, run.status) for run in runs] == [
+            ("limited", 2, "running"),
+            ("lost", 0, "lost"),
+        ]
+
+    await async_wait_until(swept, 30, "the task to have swept")

@@ -21,10 +21,10 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from pytest_django import Settings
 
-from streambridge_app import END_SENTINEL, StreamEvent, get_sync_bridge
+from streambridge_app import END_SENTINEL, StreamEvent, get_sync_bridge, log
 from streambridge_app.conf import streambridge_settings
 from streambridge_app.models import Event, Run
-from tests.services import spawn
+from tests.services import spawn, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -512,6 +512,20 @@ def test_prune_deletes_what_is_due_for_cleanup(start: Start) -> None:
     assert finish(start("prune", "--dry-run"))[1] == "Would delete 3 runs.\n"
     assert finish(start("prune"))[1] == "Deleted 3 runs with 3 events.\n"
     assert left() == {"going", "later"}
+
+
+def test_prune_does_all_that_a_server_sweeps(start: Start) -> None:
+    bridge = get_sync_bridge()
+    bridge.create_run("limited", max_events=1)
+    make_run("limited", count=3)
+    bridge.create_run("left", lease=0.01)
+    wait_until(lambda: log.expired_leases(streambridge_settings.DATABASE), 5, "the lease to expire")
+    assert finish(start("prune", "--dry-run"))[1] == "Would delete 0 runs and trim 1 run.\n"
+    assert finish(start("prune"))[1] == (
+        "Deleted 0 runs with 0 events. Trimmed 2 events of runs over their limits. "
+        "Ended 1 run as lost.\n"
+    )
+    assert status_of("left") == "lost"
 
 
 def test_prune_keeps_for_ever_if_told_so(settings: Settings) -> None:

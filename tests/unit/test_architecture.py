@@ -41,7 +41,8 @@ LAYERS = {
         *["streaming", "shutdown", "sweeper"],
     ],
     5: [
-        *["", "admin", "apps", "checks", "consumers", "converters", "routing", "urls", "views"],
+        *["", "admin", "apps", "checks", "consumers", "converters", "routing", "tasks"],
+        *["urls", "views"],
         *["backends", "management", "management.base", "management.child"],
         *["management.lines", "management.commands"],
         *[
@@ -104,6 +105,7 @@ TESTED_BY = {
     "streams": "integration/test_views.py",
     "sweeper": "contract/test_retention.py",
     "sync": "contract/test_subscribe.py",
+    "tasks": "acceptance/test_celery.py",
     "transactional": "contract/test_transactions.py",
     "urls": "integration/test_views.py",
     "writer": "integration/test_writer.py",
