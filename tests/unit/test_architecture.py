@@ -217,7 +217,7 @@ def test_the_pure_layers_import_the_standard_library_and_each_other_only():
 
 def test_only_the_log_writes_the_tables():
     writers = set()
-    for module in set(MODULES) - {"log"}:
+    for module in set(MODULES) - {"log", "retention"}:
         for node in ast.walk(ast.parse(MODULES[module].read_text())):
             if isinstance(node, ast.Attribute) and node.attr in {
                 *("bulk_create", "bulk_update", "get_or_create", "update_or_create"),
