@@ -24,6 +24,10 @@ MAX_KEY_LENGTH: Final = 255
 MAX_RUN_ID_LENGTH: Final = 200
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 
+MAX_DEPTH: Final = 500
+"""Levels of lists and objects in data: what every Python 3.11 can read from within its own calls."""
+_BRACKETS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+
 MAX_ERROR_LENGTH: Final = 16_384
 """Characters of an error's message; the rest is cut."""
 
@@ -186,7 +190,8 @@ def encode_data(data: Any, max_bytes: float) -> str:
         max_bytes: the largest size allowed, in bytes of UTF-8.
 
     Raises:
-        InvalidEvent: JSON can't express it (NaN and infinities included), or it is too large.
+        InvalidEvent: JSON can't express it (NaN and infinities included), or it is too large or
+            too deep.
     """
     try:
         text = _encode_unicode(data)
@@ -204,7 +209,24 @@ def encode_data(data: Any, max_bytes: float) -> str:
             f"The data takes {size} bytes as JSON; STREAMBRIDGE['MAX_EVENT_BYTES'] allows "
             f"{max_bytes}. Publish a reference to it, or in parts."
         )
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise InvalidEvent(
+            f"The data has more than {MAX_DEPTH} levels of lists and objects in each other."
+        )
     return text
+
+
+def _depth(text: str) -> int:
+    """Return how deep lists and objects are in each other in JSON text."""
+    level = deepest = 0
+    for token in _BRACKETS.finditer(text):
+        first = text[token.start()]
+        if first in "[{":
+            level += 1
+            deepest = max(deepest, level)
+        elif first in "]}":
+            level -= 1
+    return deepest
 
 
 def error_data(error: BaseException | str) -> dict[str, str]:

@@ -47,7 +47,8 @@ DATA = {
     "object": (object(), "object"),
     "tuple as key": ({(1, 2): 3}, "tuple"),
     "circle": (_circle(), "Circular"),
-    "too deep": (_deep(100_000), "recursion"),
+    "too deep for Python": (_deep(100_000), "recursion"),
+    "too deep": (_deep(501), "more than 500 levels"),
     "too many digits": (10**5000, "digits"),
 }
 RUN_IDS = {

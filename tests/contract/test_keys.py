@@ -6,7 +6,7 @@ import sys
 import pytest
 from django.db import connections, transaction
 
-from streambridge_app import log
+from streambridge_app import log, retention
 from streambridge_app.commit_times import commit_time
 from streambridge_app.exceptions import InvalidEvent, ProducerFenced, RunEnded
 from streambridge_app.models import EventKey, Run
@@ -139,7 +139,7 @@ async def test_keys_outlive_trimming_but_not_the_run(bridge):
 
 @on_databases
 async def test_keys_are_deleted_with_their_run(bridge, stack, in_thread, monkeypatch):
-    monkeypatch.setattr(log, "DELETE_BATCH", 2)
+    monkeypatch.setattr(retention, "DELETE_BATCH", 2)
     for number in range(5):
         await bridge.publish("run", "number", number, key=str(number))
     await bridge.publish("other", "number", 1, key="1")

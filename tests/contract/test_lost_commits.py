@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from django.db import OperationalError, connections, transaction
 
-from streambridge_app import get_sync_bridge, log, log_threads, recovery
+from streambridge_app import get_sync_bridge, log, log_threads, recovery, retention
 from streambridge_app.advance import Write
 from streambridge_app.commit_times import commit_time
 from streambridge_app.exceptions import LogUnavailable, RunEnded, RunNotFound
@@ -187,7 +187,7 @@ async def test_what_is_left_after_a_trim_is_recognised(bridge_with, stack):
     def work():
         ours = Write("run", ["n"] * 5, ["1", "2", "3", "4", "5"])
         log.append([ours], stack.database, at, {})
-        log.trim("run", 2, stack.database)
+        retention.trim("run", 2, stack.database)
         (again,) = recovery.append_once_more([ours], stack.database, at)
         assert (again.batch.first, again.batch.last) == (4, 5)
         # Another process's events of the same microsecond are not ours.

@@ -50,17 +50,21 @@ async def broken(request, stack, settings, monkeypatch):
 
 
 async def test_clients_see_exactly_all_events_through_an_unreliable_layer(unreliable, stack):
+    suffered = get_channel_layer(stack.channel_layer).suffered
+    count = 0
     async with client(unreliable, "run") as one, client(unreliable, "run") as two:
         reading = [asyncio.create_task(one.rest()), asyncio.create_task(two.rest())]
-        for number in range(1, 201):
-            await unreliable.publish("run", "number", number)
+        async with deadline(30):
+            # How many messages there are depends on how fast the layer is: late news is merged.
+            while count < 200 or not all(suffered.values()):
+                count += 1
+                await unreliable.publish("run", "number", count)
         async with unreliable.producer("run") as run:
-            for number in range(201, 1001):
-                await run.publish("number", number)
+            for _ in range(800):
+                count += 1
+                await run.publish("number", count)
         for events in await asyncio.gather(*reading):
-            assert seqs(events) == data(events) == list(range(1, 1001))
-    suffered = get_channel_layer(stack.channel_layer).suffered
-    assert all(suffered.values()), suffered
+            assert seqs(events) == data(events) == list(range(1, count + 1))
 
 
 async def test_a_client_that_reconnects_at_random_points_loses_nothing_either(unreliable):
