@@ -118,9 +118,14 @@ _ROW = "(?, ?, ?, ?, ?, ?)"
 _INSERT = f"""
     INSERT INTO {_EVENT} (run_id, seq, byte_offset, event, data, created_at) VALUES {_ROW}
 """
-_ROWS_AT_ONCE: Final = 64
-"""Rows in one insertion on SQLite, a third of what they cost one by one; it takes 999 values."""
-_INSERT_MANY = _INSERT + f", {_ROW}" * (_ROWS_AT_ONCE - 1)
+_INSERTIONS: Final = [
+    (rows * _ROW.count("?"), _INSERT + f", {_ROW}" * (rows - 1)) for rows in (64, 16, 4, 1)
+]
+"""
+How many values an insertion takes, and the statement; a row of 64 costs a third of one alone.
+
+An SQLite takes 999 values at least.
+"""
 
 
 def _sizes(data: Sequence[str]) -> list[int]:
@@ -196,15 +201,13 @@ def _advance_sqlite(
     return done
 
 
-def _insert(cursor: sqlite3.Cursor, rows: list[tuple[Any, ...]]) -> None:
-    whole = len(rows) - len(rows) % _ROWS_AT_ONCE
-    if whole:
-        values = list(itertools.chain.from_iterable(rows[:whole]))
-        width = len(rows[0]) * _ROWS_AT_ONCE
-        starts = range(0, len(values), width)
-        cursor.executemany(_INSERT_MANY, [values[start : start + width] for start in starts])
-    if whole < len(rows):
-        cursor.executemany(_INSERT, rows[whole:])
+def _insert(cursor: sqlite3.Cursor, rows: Iterable[tuple[Any, ...]]) -> None:
+    values = list(itertools.chain.from_iterable(rows))
+    start = 0
+    for width, statement in _INSERTIONS:
+        while len(values) - start >= width:
+            cursor.execute(statement, values[start : start + width])
+            start += width
 
 
 _LEASE_POSTGRESQL = f"""
