@@ -142,6 +142,7 @@ class Writer:
         self._lock = threading.Lock()
         self._draining = False
         self._closed = False
+        self._prepared = False
         self._hurry = threading.Event()
         self._next_commit = 0.0
         self._has_more = False
@@ -170,6 +171,12 @@ class Writer:
             except BaseException:  # no thread to be had, or an interrupt: nobody would drain
                 self._ready.remove(slot)
                 raise
+
+    def prepare(self) -> None:
+        """Connect to the database, without waiting for it: the first event is about to come."""
+        if not self._prepared:
+            self._prepared = True
+            self._threads.submit(_nothing)
 
     def hurry(self) -> None:
         """Commit without a pause: somebody waits, or a whole commit's worth has come."""
@@ -305,6 +312,10 @@ class _RunGroup:
         self.data += part.data
         self.end = part.end
         self.slots.append((slot, len(part.names)))
+
+
+def _nothing() -> None:
+    return None
 
 
 def _call_on(loop: asyncio.AbstractEventLoop, calls: Sequence[Callable[[], None]]) -> None:
