@@ -86,42 +86,46 @@ def advance(
     return _advance_sqlite(connection, writes, at)
 
 
-# The plus keeps SQLite from the index on the status: it must look each run up by its id.
+# The plus keeps SQLite from the index on the status: it must look each run up by its id. No column
+# that has an index is set: that would cost a turn of the index, even if nothing changes.
 _ADVANCE = f"""
-    UPDATE {_RUN} AS r SET
-        head = r.head + w.n,
-        size = r.size + w.size,
-        status = coalesce(w.status, r.status),
-        ended_at = CASE WHEN w.status IS NULL THEN r.ended_at ELSE ? END
+    UPDATE {_RUN} AS r SET head = r.head + {{n}}, size = r.size + {{size}} {{source}}
+    WHERE r.run_id = {{run_id}} AND +r.status = '{RUNNING}'
+        AND r.epoch = coalesce({{epoch}}, r.epoch)
+        AND r.generation = coalesce({{generation}}, r.generation)
+    RETURNING
+        run_id, id, epoch, head, size, cancel_requested_at,
+        CASE WHEN lease_ms THEN NOT {LEASE_IS_FRESH["sqlite"]} END
+"""
+_WANTED = """
     FROM (
         SELECT
-            json_extract(value, '$[0]') AS run_id,
-            json_extract(value, '$[1]') AS n,
-            json_extract(value, '$[2]') AS size,
-            json_extract(value, '$[3]') AS status,
-            json_extract(value, '$[4]') AS epoch,
-            json_extract(value, '$[5]') AS generation
+            json_extract(value, '$[0]') AS n,
+            json_extract(value, '$[1]') AS size,
+            json_extract(value, '$[2]') AS run_id,
+            json_extract(value, '$[3]') AS epoch,
+            json_extract(value, '$[4]') AS generation
         FROM json_each(?)
     ) AS w
-    WHERE r.run_id = w.run_id AND +r.status = '{RUNNING}' AND r.epoch = coalesce(w.epoch, r.epoch)
-        AND r.generation = coalesce(w.generation, r.generation)
-    RETURNING
-        run_id, id, epoch, head, size, status, cancel_requested_at,
-        NOT {LEASE_IS_FRESH["sqlite"]}
 """
-# A statement of its own: to set the column costs a turn of its index, even if nothing changes.
-_RENEW_OR_END_LEASE = f"""
-    UPDATE {_RUN} SET
-        lease_expires = CASE WHEN status = '{RUNNING}' THEN {NOW["sqlite"]} + lease_ms END
-    WHERE id = ?
-"""
+_COLUMNS = ("n", "size", "run_id", "epoch", "generation")
+_ADVANCE_MANY = _ADVANCE.format(source=_WANTED, **{name: f"w.{name}" for name in _COLUMNS})
+_ADVANCE_ONE = _ADVANCE.format(source="", **dict.fromkeys(_COLUMNS, "?"))
+"""The same for a single run: half of what it takes with the JSON."""
+_END = f"UPDATE {_RUN} SET status = ?, ended_at = ?, lease_expires = NULL WHERE id = ?"
+_RENEW_LEASE = f"UPDATE {_RUN} SET lease_expires = {NOW['sqlite']} + lease_ms WHERE id = ?"
 _ROW = "(?, ?, ?, ?, ?, ?)"
 _INSERT = f"""
     INSERT INTO {_EVENT} (run_id, seq, byte_offset, event, data, created_at) VALUES {_ROW}
 """
-_ROWS_AT_ONCE: Final = 64
-"""Rows in one insertion on SQLite, a third of what they cost one by one; it takes 999 values."""
-_INSERT_MANY = _INSERT + f", {_ROW}" * (_ROWS_AT_ONCE - 1)
+_INSERTIONS: Final = [
+    (rows * _ROW.count("?"), _INSERT + f", {_ROW}" * (rows - 1)) for rows in (64, 16, 4, 1)
+]
+"""
+How many values an insertion takes, and the statement; a row of 64 costs a third of one alone.
+
+An SQLite takes 999 values at least.
+"""
 
 
 def _sizes(data: Sequence[str]) -> list[int]:
@@ -139,40 +143,44 @@ def _sqlite_cursor(connection: BaseDatabaseWrapper) -> Iterator[sqlite3.Cursor]:
     """
     connection.ensure_connection()
     connection.validate_no_broken_transaction()
-    driver: sqlite3.Connection = connection.connection
-    if connection.in_atomic_block or not connection.get_autocommit():
+    cursor: sqlite3.Cursor = connection.connection.cursor()
+    if connection.in_atomic_block or not connection.autocommit:
         with transaction.atomic(using=connection.alias), connection.wrap_database_errors:
-            yield driver.cursor()
+            yield cursor
         return
     with connection.wrap_database_errors:
         try:
-            driver.execute("BEGIN IMMEDIATE")  # an interrupt here may come after it has begun
-            yield driver.cursor()
-            driver.execute("COMMIT")
+            cursor.execute("BEGIN IMMEDIATE")  # an interrupt here may come after it has begun
+            yield cursor
+            cursor.execute("COMMIT")
         except BaseException:
-            driver.rollback()
+            connection.connection.rollback()
             raise
 
 
 def _advance_sqlite(
     connection: BaseDatabaseWrapper, writes: Sequence[Write], at: datetime.datetime
 ) -> list[Written]:
-    """Do it in two statements or three: SQLite locks the whole database, which needs no order."""
+    """Do it in a few statements: SQLite locks the whole database, which needs no order."""
     created_at = connection.ops.adapt_datetimefield_value(at)
     wanted = {write.run_id: (write, _sizes(write.data)) for write in writes}
     parameters = [
-        (run_id, len(write.names), sum(sizes), write.end, write.epoch, write.generation)
+        (len(write.names), sum(sizes), run_id, write.epoch, write.generation)
         for run_id, (write, sizes) in wanted.items()
     ]
     done = []
-    due: list[tuple[int]] = []
     rows: list[tuple[Any, ...]] = []
     with _sqlite_cursor(connection) as cursor:
-        cursor.execute(_ADVANCE, (created_at, json.dumps(parameters)))
-        for run_id, key, epoch, head, size, status, cancel, renewal_due in cursor.fetchall():
+        if len(parameters) == 1:
+            cursor.execute(_ADVANCE_ONE, parameters[0])
+        else:
+            cursor.execute(_ADVANCE_MANY, (json.dumps(parameters),))
+        for run_id, key, epoch, head, size, cancel, renewal_due in cursor.fetchall():
             write, sizes = wanted[run_id]
-            if renewal_due or write.end is not None:
-                due.append((key,))
+            if write.end is not None:
+                cursor.execute(_END, (write.end, created_at, key))
+            elif renewal_due:
+                cursor.execute(_RENEW_LEASE, (key,))
             first = head - len(write.names) + 1
             rows.extend(
                 zip(
@@ -186,19 +194,20 @@ def _advance_sqlite(
                 )
             )
             batch = Batch(epoch, first, write.names, write.data)
-            ended = status != RUNNING
+            ended = write.end is not None
+            status = write.end or RUNNING
             done.append(Written(run_id, key, epoch, batch, status, cancel is not None, ended))
-        whole = len(rows) - len(rows) % _ROWS_AT_ONCE
-        if whole:
-            values = list(itertools.chain.from_iterable(rows[:whole]))
-            width = len(rows[0]) * _ROWS_AT_ONCE
-            starts = range(0, len(values), width)
-            cursor.executemany(_INSERT_MANY, [values[start : start + width] for start in starts])
-        if whole < len(rows):
-            cursor.executemany(_INSERT, rows[whole:])
-        if due:
-            cursor.executemany(_RENEW_OR_END_LEASE, due)
+        _insert(cursor, rows)
     return done
+
+
+def _insert(cursor: sqlite3.Cursor, rows: Iterable[tuple[Any, ...]]) -> None:
+    values = list(itertools.chain.from_iterable(rows))
+    start = 0
+    for width, statement in _INSERTIONS:
+        while len(values) - start >= width:
+            cursor.execute(statement, values[start : start + width])
+            start += width
 
 
 _LEASE_POSTGRESQL = f"""

@@ -119,6 +119,12 @@ class Announcer:
         """The loop that was asked to send what waits, until nothing waits."""
         self._warned_at = float("-inf")
 
+    def prepare(self) -> None:
+        """Connect, without waiting for it: the first news is about to come."""
+        publisher = self._publisher
+        if publisher is not None and not publisher.connected:
+            publisher.connect(self._connected)
+
     def announce(self, written: Sequence[Written]) -> None:
         """Send word of what was committed, soon."""
         self._send_soon(

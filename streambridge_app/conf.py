@@ -150,7 +150,7 @@ class Settings:
         help="Threads per process, with a database connection each, that read history.",
     )
     PAGE_EVENTS = Option(
-        500, number=8, **_count(1), help="Events read from the log in one query, at most."
+        2000, number=8, **_count(1), help="Events read from the log in one query, at most."
     )
     TAIL_EVENTS = Option(
         2048,

@@ -219,6 +219,8 @@ def append(
     connection = connections[using]
     if left := [write for write in writes if write.run_id not in done]:
         done.update((written.run_id, written) for written in advance(connection, left, at))
+    if len(done) == len(writes):
+        return [done[write.run_id] for write in writes]
     for _ in range(_CREATE_ATTEMPTS):
         left = [write for write in writes if write.epoch is None and write.run_id not in done]
         if not left:

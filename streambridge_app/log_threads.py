@@ -142,7 +142,7 @@ def guarded(using: str, function: Callable[..., T], /, *args: Any, **kwargs: Any
             Outside, nothing was committed, unless ``written`` is None: the connection broke.
     """
     connection = connections[using]
-    alone = not _in_transaction(connection)
+    alone = not in_transaction(connection)
     if connection.errors_occurred and alone:
         connection.close_if_unusable_or_obsolete()
     reached = connection.connection is not None or not alone
@@ -187,7 +187,7 @@ def guarded_repeatable(
     return guarded(using, function, *args, **kwargs)
 
 
-def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
+def in_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Return whether what is done on a connection is the caller's to commit."""
     if connection.connection is None:
         autocommit = connection.settings_dict["AUTOCOMMIT"]

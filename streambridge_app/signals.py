@@ -62,21 +62,17 @@ class SignalThread:
 
 
 def _news(written: Sequence[Written]) -> News:
-    started = run_started.has_listeners(Run)
-    ended = run_ended.has_listeners(Run) or run_lost.has_listeners(Run)
-    if not (started or ended):
-        return []
     news: News = []
     for one in written:
         known: dict[str, Any] = {"run_id": one.run_id, "epoch": one.epoch}
-        if started and len(one.batch) and one.batch.first == 1:
+        if one.batch.first == 1 and len(one.batch):
             news.append((run_started, known))
-        if ended and one.ended:
+        if one.ended:
             known = {**known, "status": one.status}
             news.append((run_ended, known))
             if one.status == LOST:
                 news.append((run_lost, known))
-    return news
+    return [(signal, known) for signal, known in news if signal.has_listeners(Run)]
 
 
 def _send(news: News) -> None:

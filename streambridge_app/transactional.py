@@ -19,7 +19,7 @@ from .advance import Write, Written
 from .arguments import check_delay, check_keep, new_end, new_run
 from .events import check_event_name, check_key, check_run_id, encode_data
 from .exceptions import InsideTransaction, RunEnded
-from .log_threads import guarded, guarded_repeatable
+from .log_threads import guarded, guarded_repeatable, in_transaction
 from .pipelined import PipelinedSyncProducer
 from .runs import SUCCESS, RunState
 from .signals import send_signals
@@ -137,7 +137,10 @@ class TransactionalBridge(SyncStreamBridge):
         (outcome,) = self._bridge.appender.append([write])
         if isinstance(outcome, Exception):
             raise outcome
-        transaction.on_commit(partial(self._committed, [outcome]), using=self._using)
+        if in_transaction(connections[self._using]):
+            transaction.on_commit(partial(self._committed, [outcome]), using=self._using)
+        else:
+            self._committed([outcome])
 
     def _committed(self, written: Sequence[Written]) -> None:
         self._bridge.announcer.announce(written)

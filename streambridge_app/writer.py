@@ -79,7 +79,7 @@ class Publication:
     """The slot of one awaited ``publish`` or ``publish_end``."""
 
     __slots__ = (
-        *("_end", "_future", "_keys", "_loop", "_names", "_outcome", "_texts"),
+        *("_future", "_loop", "_outcome", "_part"),
         *("epoch", "generation", "keyed", "run_id"),
     )
 
@@ -99,16 +99,13 @@ class Publication:
         self.epoch = epoch
         self.generation = generation
         self.keyed = key is not None
-        self._keys = () if key is None else (key,)
-        self._names = names
-        self._texts = data
-        self._end = end
+        self._part = Part(names, data, end, False, () if key is None else (key,))
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[Written] = self._loop.create_future()
         self._outcome: Outcome | None = None
 
     def take(self, most: int) -> Part:
-        return Part(self._names, self._texts, self._end, keys=self._keys)
+        return self._part
 
     def settle(self, count: int, outcome: Outcome) -> Wakeup:
         self._outcome = outcome
@@ -150,6 +147,7 @@ class Writer:
         self._haste: SimpleQueue[None] = SimpleQueue()
         self._draining = False
         self._closed = False
+        self._prepared = False
         self._next_commit = 0.0
         self._has_more = False
         """Whether the last commit could not take all that was ready."""
@@ -179,6 +177,12 @@ class Writer:
                 self._draining = False
                 self._ready.remove(slot)
                 raise
+
+    def prepare(self) -> None:
+        """Connect to the database, without waiting for it: the first event is about to come."""
+        if not self._prepared:
+            self._prepared = True
+            self._threads.submit(_nothing)
 
     def hurry(self) -> None:
         """Commit without a pause: somebody waits, or a whole commit's worth has come."""
@@ -216,12 +220,16 @@ class Writer:
         later: list[Slot] = []
         events = size = 0
         while events < COMMIT_EVENTS and size < COMMIT_SIZE:
-            with self._lock:
-                if not self._ready:
-                    if not groups and not later:
-                        self._draining = False
-                    break
+            try:
                 slot = self._ready.popleft()
+            except IndexError:
+                if groups or later:
+                    break
+                with self._lock:
+                    if self._ready:  # submitted since: the publisher has left it to us
+                        continue
+                    self._draining = False
+                break
             group = groups.get(slot.run_id)
             if group is not None and not group.takes(slot):
                 later.append(slot)  # what comes after an end learns so from the log
@@ -313,6 +321,10 @@ class _RunGroup:
         self.data += part.data
         self.end = part.end
         self.slots.append((slot, len(part.names)))
+
+
+def _nothing() -> None:
+    return None
 
 
 def _call_on(loop: asyncio.AbstractEventLoop, calls: Sequence[Callable[[], None]]) -> None:

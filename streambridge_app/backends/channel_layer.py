@@ -206,6 +206,8 @@ class ChannelLayerBridge(StreamBridge):
 
     async def claim(self, pipeline: Pipeline, *, take_over: bool) -> None:
         """Claim a handle's run and keep its lease until the handle is released."""
+        self.writer.prepare()
+        self.announcer.prepare()
         give_up_at = time.monotonic() + self._retry_seconds
         while True:
             try:

@@ -108,6 +108,13 @@ async def test_the_layer_receives_what_we_send(layer, redis_server):
             assert await receiving == {"type": "x", "n": [1, "ä"]}
 
 
+async def test_it_connects_before_there_is_news(layer):
+    announcer = Announcer(layer, 65_536, lambda: None)
+    announcer.prepare()
+    await async_wait_until(lambda: announcer._publisher.connected, 5, "the connection")
+    await announcer.close()
+
+
 async def test_we_receive_what_the_layer_sends(layer):
     async with subscribed(layer, "one", "two") as received:
         await layer.group_send("two", {"type": "x"})

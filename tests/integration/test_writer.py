@@ -51,6 +51,15 @@ async def test_one_run_never_pauses(commits):
             await async_wait_until(lambda: len(commits) == number + 1, 10, "a commit")  # noqa: B023
 
 
+async def test_it_connects_when_a_handle_is_opened(commits):
+    bridge = get_bridge()
+    async with bridge.producer("a"):
+        connections = bridge.writer._threads._connections
+        await async_wait_until(
+            lambda: connections and connections[0].connection is not None, 10, "the connection"
+        )
+
+
 async def test_many_runs_share_the_next_commit(commits, paused):
     await paused.publish("update", 2)
     await paused.publish("update", 3)

@@ -24,7 +24,7 @@ def test_no_setting_at_all_means_all_defaults(settings):
     if hasattr(settings, NAME):
         del settings.STREAMBRIDGE
     assert given() == {}
-    assert streambridge_settings.PAGE_EVENTS == 500
+    assert streambridge_settings.PAGE_EVENTS == 2000
 
 
 def test_settings_are_read_at_each_use(settings):
