@@ -75,7 +75,7 @@ def _count(lowest: int, *, none: str = "") -> dict[str, Any]:
         "must": f"a whole number, {lowest} or more" + (f", or None for {none}" if none else ""),
         "valid": lambda value: (
             (value is None and bool(none))
-            or (isinstance(value, int) and not isinstance(value, bool) and value >= lowest)
+            or (isinstance(value, int) and not isinstance(value, bool) and lowest <= value < 2**63)
         ),
     }
 

@@ -8,11 +8,12 @@ once: each event and each run is deleted by one of them.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Iterator
 from typing import Any, Final
 
-from django.db import transaction
+from django.db import OperationalError, connections, transaction
 from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Value
 from django.utils import timezone
 
@@ -20,10 +21,16 @@ from .log import not_found
 from .models import EpochFloor, Event, EventKey, Run
 
 DELETE_BATCH: Final = 5_000
-"""Events deleted in one transaction, so that no publisher waits long for a deletion."""
+"""Events deleted in one transaction."""
+
+TRIM_BATCH: Final = 1_000
+"""The same of a run that goes on: so long do its publishers wait."""
 
 DELETION_CLAIM: Final = datetime.timedelta(seconds=10)
 """How long a deletion that was begun is left to who began it, from each of its transactions on."""
+
+LOCK_PATIENCE: Final = 500
+"""Milliseconds for which a sweeper waits for a run that somebody else has locked."""
 
 
 def trim(run_id: str, keep: int, using: str) -> int:
@@ -40,65 +47,89 @@ def trim(run_id: str, keep: int, using: str) -> int:
     return sum(_trim_to(key, head - keep, using))
 
 
-def trim_to_limits(key: int, using: str) -> Iterator[int]:
-    """Delete what a run has over its limits, yielding after each transaction how many events."""
-    run = Run.objects.using(using).filter(id=key).first()
+def trim_to_limits(key: int, before: datetime.datetime, using: str) -> Iterator[int]:
+    """
+    Delete what a run has over its limits, yielding after each transaction how many events.
+
+    Stops at a run that somebody holds locked: the next sweep goes on.
+
+    Args:
+        key: primary key of the run.
+        before: leave events that are not older.
+        using: alias of the database.
+    """
+    run = Run.objects.using(using).filter(id=key, run_id__isnull=False).first()
     if run is None:
         return
     floor = run.floor
     if run.max_events is not None:
         floor = max(floor, run.head - run.max_events)
     if run.max_bytes is not None:
-        floor = max(floor, _floor_by_size(run, run.size - run.max_bytes, using))
-    yield from _trim_to(key, floor, using)
+        offset = run.size - run.max_bytes
+        floor = max(floor, _last_with(run, run.head - 1, {"byte_offset__lt": offset}, using))
+    floor = _last_with(run, floor, {"created_at__lt": before}, using)
+    with contextlib.suppress(OperationalError):  # it stays locked, or the next query says more
+        yield from _trim_to(key, floor, using, patient=False)
 
 
-def _floor_by_size(run: Run, offset: int, using: str) -> int:
-    """Return the number of the last event, but for the newest, that begins before ``offset``."""
+def _last_with(run: Run, most: int, condition: dict[str, Any], using: str) -> int:
+    """
+    Return the number of the last event, up to ``most``, of which a condition is true.
+
+    It must be true of all events before such a one. If it is of none, that is the floor.
+    """
     events = Event.objects.using(using).filter(run_id=run.id)
-    low, high = run.floor, run.head - 1
+    low, high = run.floor, most
     while low < high:
         middle = (low + high + 1) // 2
-        begins = events.filter(seq=middle).values_list("byte_offset", flat=True).first()
-        if begins is None or begins < offset:  # trimmed by another meanwhile, or to be trimmed
+        if events.filter(seq=middle, **condition).exists():
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def _trim_to(key: int, floor: int, using: str) -> Iterator[int]:
+def _trim_to(key: int, floor: int, using: str, *, patient: bool = True) -> Iterator[int]:
     """
     Move the floor of a run up, yielding after each transaction the number of events it took.
 
-    A floor and the events below it go in one transaction, the floor last: publishers wait for the
-    row of their run no longer than a commit takes. Who finds the floor moved by another has
-    deleted nothing.
+    A floor and the events below it go in one transaction, which locks the run first, as everybody
+    does. So each event is deleted by one process, and a death leaves nothing to look for.
     """
-    run = Run.objects.using(using).filter(id=key)
+    runs = Run.objects.using(using).filter(id=key)
     events = Event.objects.using(using).filter(run_id=key)
     while True:
-        now = run.values_list("floor", flat=True).first()
-        if now is None or now >= floor:
-            return
-        upto = min(floor, now + DELETE_BATCH)
         with transaction.atomic(using=using):
+            if not patient:
+                _limit_patience(using)
+            now = runs.select_for_update().values_list("floor", flat=True).first()
+            if now is None or now >= floor:
+                return
+            upto = min(floor, now + TRIM_BATCH)
             deleted = events.filter(seq__gt=now, seq__lte=upto)._raw_delete(using)
-            moved = run.filter(floor=now).update(floor=upto)
-            if not moved:
-                transaction.set_rollback(True, using=using)
-        if moved:
-            yield deleted
+            runs.update(floor=upto)
+        yield deleted
+
+
+def _limit_patience(using: str) -> None:
+    """Wait no longer than :data:`LOCK_PATIENCE` for locks, to the end of the transaction."""
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL lock_timeout = {LOCK_PATIENCE}")
 
 
 def over_limits(using: str) -> list[int]:
     """Return the keys of runs that have more than their limits allow."""
+    # Two looks, each at the runs in the index of those with limits; and differences, since the sum
+    # of a limit and a number may be none that a database has.
+    runs = Run.objects.using(using)
+    many = runs.filter(max_events__isnull=False, max_events__lt=F("head") - F("floor"))
     oldest = Event.objects.filter(run_id=OuterRef("id"), seq=OuterRef("floor") + 1)
-    limited = Run.objects.using(using).filter(run_id__isnull=False)
-    # Two looks, each for runs that are in the index of those with limits.
-    many = limited.filter(max_events__isnull=False, head__gt=F("floor") + F("max_events"))
-    large = limited.filter(max_bytes__isnull=False, head__gt=F("floor") + 1).filter(
-        size__gt=F("max_bytes") + Subquery(oldest.values("byte_offset"))
+    large = runs.filter(
+        max_bytes__isnull=False,
+        head__gt=F("floor") + 1,
+        max_bytes__lt=F("size") - Subquery(oldest.values("byte_offset")),
     )
     return sorted({*many.values_list("id", flat=True), *large.values_list("id", flat=True)})
 
@@ -114,9 +145,11 @@ def schedule_cleanup(run_id: str, deadline: datetime.datetime, using: str) -> in
 
 def due(using: str, now: datetime.datetime) -> QuerySet[Run]:
     """Return the runs whose deletion is due, or was begun by a process that went on no more."""
-    return Run.objects.using(using).filter(
-        Q(delete_at__lte=now) | Q(run_id__isnull=True, delete_at__isnull=True)
-    )
+    return Run.objects.using(using).filter(_is_due(now))
+
+
+def _is_due(now: datetime.datetime) -> Q:
+    return Q(delete_at__lte=now) | Q(run_id__isnull=True, delete_at__isnull=True)
 
 
 def kept_long_enough(
@@ -126,7 +159,7 @@ def kept_long_enough(
     unowned: datetime.timedelta | None,
 ) -> list[QuerySet[Run]]:
     """
-    Return the runs that ended longer ago than they are kept, in several queries of distinct runs.
+    Return the runs that ended longer ago than they are kept and are not due anyway, by three rules.
 
     Args:
         using: alias of the database.
@@ -134,12 +167,12 @@ def kept_long_enough(
         owned, unowned: how long runs with and without an owner are kept that do not say so
             themselves; None: for ever.
     """
-    ended = Run.objects.using(using).filter(run_id__isnull=False, ended_at__isnull=False)
-    queries = [ended.filter(keep__isnull=False, ended_at__lt=Value(now) - F("keep"))]
+    runs = Run.objects.using(using).exclude(_is_due(now))
+    queries = [runs.filter(keep__isnull=False, ended_at__lt=Value(now) - F("keep"))]
     for is_unowned, keep in ((False, owned), (True, unowned)):
         if keep is not None and (before := _before(now, keep)):
             queries.append(
-                ended.filter(keep__isnull=True, owner__isnull=is_unowned, ended_at__lt=before)
+                runs.filter(keep__isnull=True, owner__isnull=is_unowned, ended_at__lt=before)
             )
     return queries
 
@@ -147,9 +180,9 @@ def kept_long_enough(
 def ended_before(
     using: str, now: datetime.datetime, older_than: datetime.timedelta
 ) -> list[QuerySet[Run]]:
-    """Return the runs that ended so long ago, whatever they say themselves."""
+    """Return the runs that ended so long ago, whatever they say themselves, and are not due."""
     before = _before(now, older_than)
-    runs = Run.objects.using(using).filter(run_id__isnull=False)
+    runs = Run.objects.using(using).exclude(_is_due(now))
     return [runs.filter(ended_at__lt=before)] if before else []
 
 
@@ -160,21 +193,28 @@ def _before(now: datetime.datetime, keep: datetime.timedelta) -> datetime.dateti
         return None
 
 
-def delete(key: int, using: str) -> Iterator[int]:
+def delete(key: int, using: str, among: QuerySet[Run] | None = None) -> Iterator[int]:
     """
     Delete a run, its events and keys, yielding after each transaction the number of events it took.
 
     The first transaction takes the run's id away: from then on the run is gone for everybody,
     and the id is free for a new incarnation. Each says until when the deletion is this process's:
     if it dies, whoever sweeps after that goes on. Nothing is yielded if it is another's.
+
+    Args:
+        key: primary key of the run.
+        using: alias of the database.
+        among: delete it only if it still is one of these, and not while somebody else has it
+            locked; None: in any case.
     """
-    if not _claim_deletion(key, using):
+    if not _claim_deletion(key, using, among):
         return
     yield 0
     yield from _delete_events(key, using)
     keys = EventKey.objects.using(using).filter(run_id=key)
     some = keys.order_by("key").values("key")[:DELETE_BATCH]
-    while keys.filter(key__in=some)._raw_delete(using):
+    while keys.exists():
+        keys.filter(key__in=some)._raw_delete(using)
         _keep_claim(key, using)
         yield 0
     Run.objects.using(using).filter(id=key).delete()
@@ -185,30 +225,42 @@ def delete_all(key: int, using: str) -> int:
     return sum(delete(key, using))
 
 
-def _claim_deletion(key: int, using: str) -> bool:
+def _claim_deletion(key: int, using: str, among: QuerySet[Run] | None) -> bool:
     now = timezone.now()
-    with transaction.atomic(using=using):
-        run = Run.objects.using(using).select_for_update().filter(id=key).first()
-        if run is None:
-            return False
-        if run.run_id is None and run.delete_at is not None and run.delete_at > now:
-            return False  # another is at it
-        if run.run_id is not None:
-            EpochFloor.objects.using(using).bulk_create([EpochFloor()], ignore_conflicts=True)
-            EpochFloor.objects.using(using).filter(epoch__lt=run.epoch).update(epoch=run.epoch)
-        Run.objects.using(using).filter(id=key).update(run_id=None, delete_at=now + DELETION_CLAIM)
+    runs = Run.objects.using(using)
+    try:
+        with transaction.atomic(using=using):
+            if among is not None:
+                _limit_patience(using)
+            wanted = runs.all() if among is None else among
+            run = wanted.filter(id=key).select_for_update().first()
+            if run is None:
+                return False
+            if run.run_id is None and run.delete_at is not None and run.delete_at > now:
+                return False  # another is at it
+            if run.run_id is not None:
+                EpochFloor.objects.using(using).bulk_create([EpochFloor()], ignore_conflicts=True)
+                EpochFloor.objects.using(using).filter(epoch__lt=run.epoch).update(epoch=run.epoch)
+            runs.filter(id=key).update(run_id=None, delete_at=now + DELETION_CLAIM)
+    except OperationalError:
+        if among is None:
+            raise
+        return False  # it stays locked, or the next query says more
     return True
 
 
 def _keep_claim(key: int, using: str) -> None:
-    claimed: Any = Run.objects.using(using).filter(id=key)
+    claimed = Run.objects.using(using).filter(id=key)
     claimed.update(delete_at=timezone.now() + DELETION_CLAIM)
 
 
 def _delete_events(key: int, using: str) -> Iterator[int]:
     events = Event.objects.using(using).filter(run_id=key)
+    upto = 0
     while True:
-        oldest = events.order_by("seq").values_list("seq", flat=True).first()
+        # Not from the start: while an old transaction is open, PostgreSQL steps over all that was.
+        left = events.filter(seq__gt=upto).order_by("seq").values_list("seq", flat=True)
+        oldest = left.first()
         if oldest is None:
             return
         upto = oldest + DELETE_BATCH - 1

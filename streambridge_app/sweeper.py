@@ -21,8 +21,15 @@ from .conf import streambridge_settings
 from .leases import LOOK_INTERVAL, Watch
 from .models import Run
 
-RUNS_AT_ONCE: Final = 100
+RUNS_AT_ONCE: Final = 10_000
 """Keys of runs read in one query."""
+
+RECOVERY_MARGIN: Final = 2.0
+"""
+Seconds, beside ``RETRY_SECONDS``, for which a sweep leaves what is new.
+
+A publisher whose connection broke looks for what it has written before it tries again.
+"""
 
 LEASE_PATIENCE: Final = (log.EXPIRY_PATIENCE + log.EXPIRY_GRACE) / 1000 + 2 * LOOK_INTERVAL
 """Seconds to watch leases that seem to have expired, before the runs are left to others."""
@@ -54,12 +61,16 @@ def sweep(using: str, older_than: datetime.timedelta | None = None) -> Iterator[
             say.
     """
     for key in retention.over_limits(using):
-        for events in retention.trim_to_limits(key, using):
+        for events in retention.trim_to_limits(key, _settled_before(), using):
             yield Swept(trimmed=events)
     for query in past_keep(using, older_than):
-        for key in _keys(query):
-            for number, events in enumerate(retention.delete(key, using)):
-                yield Swept(runs=0 if number else 1, events=events)
+        progress = True
+        while progress:  # what others are at comes again
+            progress = False
+            for key in list(query.values_list("id", flat=True)[:RUNS_AT_ONCE]):
+                for number, events in enumerate(retention.delete(key, using, query)):
+                    progress = True
+                    yield Swept(runs=0 if number else 1, events=events)
 
 
 def sweep_alone(
@@ -87,13 +98,17 @@ def sweep_alone(
 def past_keep(using: str, older_than: datetime.timedelta | None = None) -> Sequence[QuerySet[Run]]:
     """Return the runs that a sweep would delete, in queries of distinct runs."""
     now = timezone.now()
-    due = retention.due(using, now)
     if older_than is not None:
         kept = retention.ended_before(using, now, older_than)
     else:
-        owned, unowned = _keep_times()
-        kept = retention.kept_long_enough(using, now, owned, unowned)
-    return [due, *(query.exclude(delete_at__lte=now) for query in kept)]
+        kept = retention.kept_long_enough(using, _settled_before(), *_keep_times())
+    return [retention.due(using, now), *kept]
+
+
+def _settled_before() -> datetime.datetime:
+    """Return the time before which nobody may still ask what became of it."""
+    seconds = streambridge_settings.RETRY_SECONDS + RECOVERY_MARGIN
+    return timezone.now() - datetime.timedelta(seconds=seconds)
 
 
 def _keep_times() -> tuple[datetime.timedelta | None, datetime.timedelta | None]:
@@ -108,14 +123,3 @@ def _duration(seconds: float | None) -> datetime.timedelta | None:
         return None if seconds is None else datetime.timedelta(seconds=seconds)
     except OverflowError:  # longer than Python can say
         return None
-
-
-def _keys(query: QuerySet[Run]) -> Iterator[int]:
-    last = 0
-    while True:
-        batch = query.filter(id__gt=last).order_by("id").values_list("id", flat=True)
-        keys = list(batch[:RUNS_AT_ONCE])
-        if not keys:
-            return
-        yield from keys
-        last = keys[-1]

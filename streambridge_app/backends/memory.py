@@ -252,7 +252,8 @@ class MemoryBridge(StreamBridge):
             run = self._find(check_run_id(run_id))
             if run is None:
                 return
-            run.delete_at = time.monotonic() + delay
+            deadline = time.monotonic() + delay
+            run.delete_at = deadline if run.status == RUNNING else min(run.delete_at, deadline)
         # A caller that is cancelled leaves the deadline to whoever looks next.
         self._wake(run_id)
         await asyncio.sleep(delay)

@@ -20,7 +20,7 @@ from project.jobs import checksums
 from project.tasks import checksum
 from streambridge_app import END_SENTINEL, StreamEvent, get_bridge, get_sync_bridge
 from streambridge_app.contrib.celery import stream
-from streambridge_app.models import Run
+from streambridge_app.models import Event, Run
 from streambridge_app.tasks import sweep
 from tests.acceptance import celery_app
 from tests.services import HOST, TIMEOUT_SCALE, CeleryWorker, RedisServer, async_wait_until
@@ -319,6 +319,9 @@ async def test_the_sweeper_as_a_task(worker: CeleryWorker) -> None:
     for _ in range(3):
         await bridge.publish("limited", "number", 1)
     await bridge.publish_end("kept long enough")
+    hour_ago = timezone.now() - timedelta(hours=1)  # what is new is left for a while
+    await Event.objects.using(bridge.using).aupdate(created_at=hour_ago)
+    await Run.objects.using(bridge.using).filter(keep__isnull=False).aupdate(ended_at=hour_ago)
     await asyncio.to_thread(sweep.delay)
 
     async def swept() -> bool:

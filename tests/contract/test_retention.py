@@ -8,16 +8,24 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 from django.utils import timezone
 
-from streambridge_app import get_sync_bridge, log, retention
+from streambridge_app import get_sync_bridge, log, retention, sweeper
 from streambridge_app.exceptions import RunNotFound
 from streambridge_app.models import Event, EventKey, Run
 from streambridge_app.sweeper import Swept, sweep, sweep_alone
-from tests.contract.clients import client, publish, replay, seqs
+from tests.contract.clients import client, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import async_wait_until
+
+
+@pytest.fixture(autouse=True)
+def _no_grace(stack, settings, monkeypatch):
+    """Delete at once what is over. Before the bridge, which is made anew by a changed setting."""
+    monkeypatch.setattr(sweeper, "RECOVERY_MARGIN", -1)  # commits of this very moment included
+    settings.STREAMBRIDGE = {**settings.STREAMBRIDGE, "RETRY_SECONDS": 0.01}
+
 
 on_a_database = pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
 
@@ -189,7 +197,7 @@ async def test_keep_times(bridge, stack, swept, settings, django_user_model, in_
 async def test_a_large_run_is_trimmed_in_bounded_transactions(
     bridge, stack, swept, in_thread, monkeypatch
 ):
-    monkeypatch.setattr(retention, "DELETE_BATCH", 4)
+    monkeypatch.setattr(retention, "TRIM_BATCH", 4)
     await bridge.create_run("run", max_events=1)
     await publish(bridge, "run", 12)
 
@@ -203,6 +211,7 @@ async def test_a_large_run_is_trimmed_in_bounded_transactions(
 @on_a_database
 async def test_many_sweepers_at_once_do_each_thing_once(bridge, stack, monkeypatch):
     monkeypatch.setattr(retention, "DELETE_BATCH", 3)
+    monkeypatch.setattr(retention, "TRIM_BATCH", 3)
     for number in range(10):
         await bridge.create_run(f"limited {number}", max_events=2)
         await publish(bridge, f"limited {number}", 20)
@@ -237,7 +246,7 @@ async def test_many_sweepers_at_once_do_each_thing_once(bridge, stack, monkeypat
 async def test_a_sweeper_that_dies_in_the_middle_of_a_trim_leaves_a_whole_log(
     bridge, stack, swept, in_thread, monkeypatch
 ):
-    monkeypatch.setattr(retention, "DELETE_BATCH", 4)
+    monkeypatch.setattr(retention, "TRIM_BATCH", 4)
     await bridge.create_run("run", max_events=1)
     await publish(bridge, "run", 12)
     assert (await in_thread(lambda: next(sweep(stack.database)))).trimmed == 4
@@ -279,6 +288,56 @@ async def test_a_sweeper_without_a_server_ends_lost_runs(bridge, stack, in_threa
     assert await in_thread(whole_pass) == [Swept(lost=1)]
     assert [one.status for one in told] == ["lost"]
     assert (await bridge.get_run("run")).status == "lost"
+
+
+@on_a_database
+async def test_what_a_publisher_may_still_look_for_is_left(bridge, stack, swept, settings):
+    settings.STREAMBRIDGE.update(RETRY_SECONDS=3600)
+    await bridge.create_run("run", max_events=1, keep=0)
+    await publish(bridge, "run", 5)
+    old = timezone.now() - datetime.timedelta(hours=2)
+    await Event.objects.using(stack.database).filter(seq__lte=2).aupdate(created_at=old)
+    await bridge.publish_end("run")
+    assert await swept() == Swept(trimmed=2)
+    assert await _earliest(bridge) == 3
+
+
+@on_a_database
+async def test_a_limit_may_be_as_large_as_a_number(bridge, swept):
+    await bridge.create_run("run", max_events=2**63 - 1, max_bytes=2**63 - 1)
+    await publish(bridge, "run", 5)
+    await bridge.trim("run", keep=2)
+    assert await swept() == Swept()
+
+
+@pytest.mark.parametrize("stack", DATABASE_STACKS[1:2], indirect=True)
+async def test_a_run_that_somebody_holds_stops_no_sweep(bridge, stack, swept, monkeypatch):
+    monkeypatch.setattr(retention, "LOCK_PATIENCE", 50)
+    for run_id in ("held", "free"):
+        await bridge.create_run(run_id, max_events=1)
+        await publish(bridge, run_id, 3)
+    await bridge.create_run("over", keep=0)
+    await bridge.publish_end("over")
+    hold, release = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def holder():
+        try:
+            with transaction.atomic(using=stack.database):
+                runs = Run.objects.using(stack.database).filter(run_id__in=["held", "over"])
+                list(runs.order_by("id").select_for_update())
+                loop.call_soon_threadsafe(hold.set)
+                asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
+        finally:
+            connections.close_all()
+
+    holding = asyncio.ensure_future(asyncio.to_thread(holder))
+    async with deadline():
+        await hold.wait()
+        assert await swept() == Swept(trimmed=2)
+        release.set()
+        await holding
+        assert await swept() == Swept(trimmed=2, runs=1)
 
 
 async def _is(found, expected):
