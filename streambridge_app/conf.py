@@ -249,6 +249,14 @@ class Settings:
         **_count(1, none="no limit"),
         help="The same in bytes of data; the newest event is kept whatever its size.",
     )
+    FREEZE_GC = Option(
+        True,
+        number=26,
+        must="True or False",
+        valid=lambda value: isinstance(value, bool),
+        help="Exempt what a process has loaded when its first client comes from garbage "
+        "collections (`gc.freeze`): each would stop all of its streams for 50 to 100 ms.",
+    )
 
 
 OPTIONS: dict[str, Option[Any]] = {

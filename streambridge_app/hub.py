@@ -23,6 +23,7 @@ from .announce import News, is_process_local
 from .cursor import Verdict
 from .exceptions import BridgeClosed, LogUnavailable
 from .follow import RETRY_DELAY
+from .garbage import freeze
 from .leases import LOOK_INTERVAL, Watch
 from .log_threads import LogThreads
 from .membership import Membership
@@ -186,6 +187,7 @@ class Hub:
         self._membership: Membership | None = None
         if layer is not None:
             self._membership = Membership(layer, self._runs, self.receive)
+        freeze()
 
     # Clients
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 
 import pytest
 import redis.asyncio as redis
 from channels.layers import get_channel_layer
 from channels_redis.core import RedisChannelLayer
 
+from streambridge_app import garbage
 from streambridge_app.announce import group_name
 from tests.contract.clients import client, data, deadline, publish, replay
 from tests.contract.conftest import DATABASE_STACKS
@@ -107,3 +109,12 @@ async def test_closing_the_bridge_leaves_all_groups(bridge, members):
 async def test_publishers_are_not_members(bridge, members):
     await publish(bridge, "run", 3)
     assert await members("run") == 0
+
+
+async def test_the_first_client_of_a_process_freezes_what_is_loaded(bridge, monkeypatch):
+    monkeypatch.setattr(garbage, "_asked", False)
+    gc.unfreeze()
+    async with client(bridge, "run") as live:
+        await publish(bridge, "run", 1)
+        await live.take(1)
+        assert gc.get_freeze_count() > 1000

@@ -26,6 +26,7 @@ LAYERS = {
         "advance",
         "signals",
         "failures",
+        "garbage",
         "handover",
         "log",
         "log_threads",
