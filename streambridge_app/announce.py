@@ -19,11 +19,11 @@ from typing import Any, Final, NamedTuple
 from channels.layers import BaseChannelLayer, InMemoryChannelLayer
 
 from . import background
-from .advance import Written
 from .groups import group_send_all
 from .redis_pubsub import Message, Publisher, Refused, address_of
 from .runs import RUNNING
 from .tail import Batch
+from .writes import Written
 
 MESSAGE_TYPE: Final = "streambridge.events"
 SEND_DEADLINE: Final = 2.0

@@ -19,10 +19,10 @@ from typing import Final
 from django.db import connections
 
 from . import log
-from .advance import Written
 from .exceptions import BridgeClosed, LogUnavailable
 from .log_threads import LogThreads, guarded
 from .pipeline import Pipeline
+from .writes import Written
 
 LOOK_INTERVAL: Final = 0.9
 """Seconds between two looks: a wish to cancel is known within one second."""

@@ -22,15 +22,17 @@ from django.db.models import Subquery, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from .advance import LEASE_IS_FRESH, NOW, Write, Written, advance
+from .advance import advance
 from .arguments import new_loss
 from .bridge import fenced
 from .commit_times import commit_time
 from .conf import streambridge_settings
 from .exceptions import ProducerFenced, RunEnded, RunExists, RunNotFound
+from .lease_clock import LEASE_IS_FRESH, NOW
 from .models import EpochFloor, Event, EventKey, Run
 from .runs import RUNNING, RunHead, RunState
 from .tail import Batch
+from .writes import Write, Written
 
 IDS_PER_QUERY: Final = 500
 """Run ids in one query: below the limit on parameters of every SQLite."""

@@ -20,6 +20,7 @@ from django.db.utils import load_backend
 
 from .exceptions import BridgeClosed, LogUnavailable
 from .failures import Failure, failure_of
+from .libpq import Preparing
 
 CONNECTION_DEADLINES: Final = {
     "connect_timeout": 5,
@@ -122,8 +123,10 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
         }
     settings = {**settings, "CONN_MAX_AGE": None, "OPTIONS": options}
     backend = load_backend(settings["ENGINE"]).DatabaseWrapper
-    unlogged = type("UnloggedDatabaseWrapper", (backend,), {"queries_logged": False})
-    wrapper: BaseDatabaseWrapper = unlogged(settings, using)
+    prepares = options.get("server_side_binding") and options.get("prepare_threshold") is not None
+    bases = (Preparing, backend) if prepares else (backend,)
+    own = type("OwnDatabaseWrapper", bases, {"queries_logged": False})
+    wrapper: BaseDatabaseWrapper = own(settings, using)
     return wrapper
 
 

@@ -19,12 +19,12 @@ from typing import Final
 from django.db import transaction
 
 from . import log
-from .advance import Write, Written
 from .commit_times import commit_time
 from .exceptions import LogUnavailable
 from .log_threads import guarded
 from .models import Event, Run
 from .tail import Batch
+from .writes import Write, Written
 
 FIRST_PAUSE: Final = 0.1
 """Seconds before the first further attempt, at most; they double from one to the next."""

@@ -19,9 +19,9 @@ from typing import Any
 from django.db import close_old_connections
 from django.dispatch import Signal
 
-from .advance import Written
 from .models import Run
 from .runs import LOST
+from .writes import Written
 
 run_started = Signal()
 """The first event of a run was written."""

@@ -16,10 +16,10 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from . import log, retention
-from .advance import Written
 from .conf import streambridge_settings
 from .leases import LOOK_INTERVAL, Watch
 from .models import Run
+from .writes import Written
 
 RUNS_AT_ONCE: Final = 10_000
 """Keys of runs read in one query."""

@@ -15,7 +15,6 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from . import log, retention
-from .advance import Write, Written
 from .arguments import check_delay, check_keep, new_end, new_run
 from .events import check_event_name, check_key, check_run_id, encode_data
 from .exceptions import InsideTransaction, RunEnded
@@ -24,6 +23,7 @@ from .pipelined import PipelinedSyncProducer
 from .runs import SUCCESS, RunState
 from .signals import send_signals
 from .sync import SyncProducer, SyncStreamBridge
+from .writes import Write, Written
 
 if TYPE_CHECKING:
     from .backends.channel_layer import ChannelLayerBridge

@@ -22,10 +22,10 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple, Protocol
 
-from .advance import Write, Written
 from .exceptions import BridgeClosed, StreamBridgeError
 from .log_threads import LogThreads
 from .recovery import Appender, Outcome
+from .writes import Write, Written
 
 COMMIT_EVENTS: Final = 512
 """Events in one transaction, at most."""

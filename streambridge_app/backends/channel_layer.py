@@ -20,7 +20,6 @@ from django.db import connections
 from django.utils import timezone
 
 from .. import background, log, retention
-from ..advance import Written
 from ..announce import SEND_DEADLINE, Announcer, is_process_local
 from ..arguments import (
     check_delay,
@@ -46,6 +45,7 @@ from ..runs import SUCCESS, RunState
 from ..signals import SignalThread
 from ..transactional import TransactionalBridge
 from ..writer import Publication, Writer
+from ..writes import Written
 
 CLAIM_PAUSE: Final = 0.2
 """Seconds between two attempts to claim a run while the log can't be reached."""

@@ -23,7 +23,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final, Self
 
 from .. import background
-from ..advance import Written
 from ..arguments import (
     check_delay,
     check_keep,
@@ -41,6 +40,7 @@ from ..follow import Item, follow
 from ..runs import RUNNING, SUCCESS, RunHead, RunState
 from ..signals import SignalThread
 from ..tail import Batch
+from ..writes import Written
 
 HELD_LOOK: Final = 1.0
 """Seconds between a client's looks whether a run that is past its lease still has a handle."""

@@ -8,9 +8,9 @@ import pytest
 from django.db import OperationalError, connections, transaction
 
 from streambridge_app import get_sync_bridge, log, log_threads, recovery, retention
-from streambridge_app.advance import Write
 from streambridge_app.commit_times import commit_time
 from streambridge_app.exceptions import LogUnavailable, RunEnded, RunNotFound
+from streambridge_app.writes import Write
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
 from tests.proxy import PostgresProxy

@@ -6,8 +6,8 @@ import pytest
 from django.db import transaction
 
 from streambridge_app import get_sync_bridge, recovery, signals
-from streambridge_app.advance import Write
 from streambridge_app.commit_times import commit_time
+from streambridge_app.writes import Write
 from tests.contract.clients import deadline
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import async_wait_until

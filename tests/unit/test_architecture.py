@@ -23,7 +23,7 @@ LAYERS = {
     ],
     2: ["commit_times", "conf", "models", "refusals"],
     3: [
-        "advance",
+        *["advance", "advance_postgresql", "advance_sqlite", "lease_clock", "libpq", "writes"],
         "signals",
         "failures",
         "garbage",
@@ -72,6 +72,8 @@ TESTED_BY = {
     "": "unit/test_architecture.py",
     "admin": "integration/test_admin.py",
     "advance": "contract/test_order.py",
+    "advance_postgresql": "contract/test_order.py",
+    "advance_sqlite": "contract/test_order.py",
     "apps": "unit/test_checks.py",
     "backends.channel_layer": "contract/test_runs.py",
     "backends.memory": "contract/test_runs.py",
@@ -89,6 +91,8 @@ TESTED_BY = {
     "doctor.findings": "unit/test_examination.py",
     "handover": "contract/test_release.py",
     "hub": "contract/test_unreliable_layer.py",
+    "lease_clock": "contract/test_leases.py",
+    "libpq": "integration/test_libpq.py",
     "log": "contract/test_order.py",
     "log_threads": "contract/test_runs.py",
     "management.base": "integration/test_commands.py",
@@ -110,6 +114,7 @@ TESTED_BY = {
     "transactional": "contract/test_transactions.py",
     "urls": "integration/test_views.py",
     "writer": "integration/test_writer.py",
+    "writes": "contract/test_order.py",
 }
 """Test files of the modules that have no `test_<module>.py` of their own."""
 

@@ -21,7 +21,7 @@ from benchmarks.load import payload
 django.setup()
 
 from streambridge_app import get_bridge, get_sync_bridge, log  # noqa: E402
-from streambridge_app.advance import Write  # noqa: E402
+from streambridge_app.writes import Write  # noqa: E402
 
 Data = list[dict[str, Any]]
 

@@ -39,7 +39,7 @@ def _trace_server() -> None:
 def _work() -> None:
     django.setup()
     from streambridge_app import get_sync_bridge, log
-    from streambridge_app.advance import Written
+    from streambridge_app.writes import Written
 
     append = log.append
 

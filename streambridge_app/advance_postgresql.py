@@ -1,0 +1,166 @@
+"""
+The statements of an append on PostgreSQL: one for all of it.
+
+Each runs once per commit; what it costs bounds how fast anybody can publish.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from .lease_clock import LEASE_IS_FRESH, NOW
+from .libpq import Statement, to_bool, to_text
+from .models import Event, Run
+from .runs import RUNNING
+from .tail import Batch
+from .writes import Write, Written, sizes_of
+
+_RUN = Run._meta.db_table
+_EVENT = Event._meta.db_table
+
+_COLUMNS: Final = (to_text, int, int, int, to_text, to_bool)
+_RESULT = """
+    SELECT run_id, id, epoch, head, status, cancel_requested_at IS NOT NULL FROM advanced
+"""
+
+_LEASE = f"""
+    CASE
+        WHEN lease_ms IS NULL OR {{end}} IS NOT NULL THEN NULL
+        WHEN {LEASE_IS_FRESH["postgresql"]} THEN lease_expires
+        ELSE {NOW["postgresql"]} + lease_ms
+    END
+"""
+
+# One text for each column, with a line per event, and an empty line between runs: names and data
+# have neither. Arrays would take a Python call per event to write.
+_ADVANCE_MANY: Final = Statement(
+    "streambridge_advance_many",
+    f"""
+    WITH wanted AS (
+        SELECT * FROM unnest(
+            string_to_array(%s, E'\\n'),
+            string_to_array(%s, E'\\n')::bigint[], string_to_array(%s, E'\\n')::bigint[],
+            string_to_array(%s, E'\\n', ''), string_to_array(%s, E'\\n', '')::bigint[],
+            string_to_array(%s, E'\\n', '')::bigint[],
+            string_to_array(%s, E'\\n\\n'), string_to_array(%s, E'\\n\\n')
+        ) AS w (run_id, n, size, status, epoch, generation, names, data)
+    ), locked AS (
+        SELECT r.id, w.n, w.size, w.status FROM {_RUN} r JOIN wanted w USING (run_id)
+        WHERE r.status = '{RUNNING}' AND r.epoch = coalesce(w.epoch, r.epoch)
+            AND r.generation = coalesce(w.generation, r.generation)
+        ORDER BY r.id FOR UPDATE OF r
+    ), advanced AS (
+        UPDATE {_RUN} r SET
+            head = r.head + l.n,
+            size = r.size + l.size,
+            status = coalesce(l.status, r.status),
+            ended_at = CASE WHEN l.status IS NULL THEN r.ended_at ELSE %s END,
+            lease_expires = {_LEASE.format(end="l.status")}
+        FROM locked l WHERE r.id = l.id
+        RETURNING
+            r.run_id, r.id, r.epoch, r.head, r.head - l.n AS old_head, r.size - l.size AS old_size,
+            r.status, r.cancel_requested_at
+    ), inserted AS (
+        INSERT INTO {_EVENT} (run_id, seq, byte_offset, event, data, created_at)
+        SELECT
+            a.id,
+            a.old_head + e.position,
+            a.old_size - octet_length(e.data)
+                + sum(octet_length(e.data)) OVER (PARTITION BY a.id ORDER BY e.position),
+            e.event,
+            e.data,
+            %s
+        FROM advanced a JOIN wanted w USING (run_id), unnest(
+            string_to_array(w.names, E'\\n'), string_to_array(w.data, E'\\n')
+        ) WITH ORDINALITY AS e (event, data, position)
+    ) {_RESULT}
+    """,
+    _COLUMNS,
+)
+
+_ADVANCED = f"""
+    WITH advanced AS (
+        UPDATE {_RUN} SET
+            head = head + %s,
+            size = size + %s,
+            status = coalesce(%s, status),
+            ended_at = coalesce(%s, ended_at),
+            lease_expires = {_LEASE.format(end="%s::text")}
+        WHERE run_id = %s AND status = '{RUNNING}' AND epoch = coalesce(%s, epoch)
+            AND generation = coalesce(%s, generation)
+        RETURNING run_id, id, epoch, head, size, status, cancel_requested_at
+    ), inserted AS (
+        INSERT INTO {_EVENT} (run_id, seq, byte_offset, event, data, created_at)
+"""
+_ADVANCE_ONE: Final = Statement(
+    "streambridge_advance_one",
+    f"""
+    {_ADVANCED}
+        SELECT
+            a.id,
+            a.head - %s + e.position,
+            a.size - %s - octet_length(e.data)
+                + sum(octet_length(e.data)) OVER (ORDER BY e.position),
+            e.event,
+            e.data,
+            %s
+        FROM advanced a, unnest(string_to_array(%s, E'\\n'), string_to_array(%s, E'\\n'))
+            WITH ORDINALITY AS e (event, data, position)
+    ) {_RESULT}
+    """,
+    _COLUMNS,
+)
+"""The same for a single run, by the plan that is best for one: a third faster."""
+
+_ADVANCE_BY_ONE: Final = Statement(
+    "streambridge_advance_by_one",
+    f"""
+    {_ADVANCED} SELECT id, head, size - %s, %s, %s, %s FROM advanced
+    ) {_RESULT}
+    """,
+    _COLUMNS,
+)
+"""The same for a single event, of which most commits of a slow run are."""
+
+
+def advance(
+    connection: BaseDatabaseWrapper, writes: Sequence[Write], at: datetime.datetime
+) -> Iterator[Written]:
+    """Do all of it in one statement: one round trip, and one commit outside a transaction."""
+    connection.ensure_connection()
+    statement, parameters = _many(writes, at) if len(writes) > 1 else _one(writes[0], at)
+    found = statement.rows(connection, parameters)
+    wanted = {write.run_id: write for write in writes}
+    for run_id, key, epoch, head, status, cancel in found:
+        write = wanted[run_id]
+        batch = Batch(epoch, head - len(write.names) + 1, write.names, write.data)
+        yield Written(run_id, key, epoch, batch, status, cancel, status != RUNNING)
+
+
+def _one(write: Write, at: datetime.datetime) -> tuple[Statement, tuple[Any, ...]]:
+    run_id, names, data, end, epoch, generation, _ = write
+    count, size = len(names), sum(sizes_of(data))
+    ended_at = None if end is None else at
+    run = (count, size, end, ended_at, end, run_id, epoch, generation)
+    if count == 1:
+        return _ADVANCE_BY_ONE, (*run, size, names[0], data[0], at)
+    return _ADVANCE_ONE, (*run, count, size, at, "\n".join(names), "\n".join(data))
+
+
+def _many(writes: Sequence[Write], at: datetime.datetime) -> tuple[Statement, tuple[Any, ...]]:
+    return _ADVANCE_MANY, (
+        "\n".join([write.run_id for write in writes]),
+        "\n".join([str(len(write.names)) for write in writes]),
+        "\n".join([str(sum(sizes_of(write.data))) for write in writes]),
+        "\n".join([write.end or "" for write in writes]),
+        "\n".join([str(write.epoch or "") for write in writes]),
+        "\n".join(["" if write.generation is None else str(write.generation) for write in writes]),
+        "\n\n".join(["\n".join(write.names) for write in writes]),
+        "\n\n".join(["\n".join(write.data) for write in writes]),
+        at,
+        at,
+    )

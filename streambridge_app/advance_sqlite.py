@@ -1,0 +1,145 @@
+"""
+The statements of an append on SQLite.
+
+Each runs once per commit; what it costs bounds how fast anybody can publish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from .lease_clock import LEASE_IS_FRESH, NOW
+from .models import Event, Run
+from .runs import RUNNING
+from .tail import Batch
+from .writes import Write, Written, sizes_of
+
+_RUN = Run._meta.db_table
+_EVENT = Event._meta.db_table
+
+# The plus keeps SQLite from the index on the status: it must look each run up by its id. No column
+# that has an index is set: that would cost a turn of the index, even if nothing changes.
+_ADVANCE = f"""
+    UPDATE {_RUN} AS r SET head = r.head + {{n}}, size = r.size + {{size}} {{source}}
+    WHERE r.run_id = {{run_id}} AND +r.status = '{RUNNING}'
+        AND r.epoch = coalesce({{epoch}}, r.epoch)
+        AND r.generation = coalesce({{generation}}, r.generation)
+    RETURNING
+        run_id, id, epoch, head, size, cancel_requested_at,
+        CASE WHEN lease_ms THEN NOT {LEASE_IS_FRESH["sqlite"]} END
+"""
+_WANTED = """
+    FROM (
+        SELECT
+            json_extract(value, '$[0]') AS n,
+            json_extract(value, '$[1]') AS size,
+            json_extract(value, '$[2]') AS run_id,
+            json_extract(value, '$[3]') AS epoch,
+            json_extract(value, '$[4]') AS generation
+        FROM json_each(?)
+    ) AS w
+"""
+_COLUMNS = ("n", "size", "run_id", "epoch", "generation")
+_ADVANCE_MANY = _ADVANCE.format(source=_WANTED, **{name: f"w.{name}" for name in _COLUMNS})
+_ADVANCE_ONE = _ADVANCE.format(source="", **dict.fromkeys(_COLUMNS, "?"))
+"""The same for a single run: half of what it takes with the JSON."""
+_END = f"UPDATE {_RUN} SET status = ?, ended_at = ?, lease_expires = NULL WHERE id = ?"
+_RENEW_LEASE = f"UPDATE {_RUN} SET lease_expires = {NOW['sqlite']} + lease_ms WHERE id = ?"
+_ROW = "(?, ?, ?, ?, ?, ?)"
+_INSERT = f"""
+    INSERT INTO {_EVENT} (run_id, seq, byte_offset, event, data, created_at) VALUES {_ROW}
+"""
+_INSERTIONS: Final = [
+    (rows * _ROW.count("?"), _INSERT + f", {_ROW}" * (rows - 1)) for rows in (64, 16, 4, 1)
+]
+"""
+How many values an insertion takes, and the statement; a row of 64 costs a third of one alone.
+
+An SQLite takes 999 values at least.
+"""
+
+
+@contextlib.contextmanager
+def _sqlite_cursor(connection: BaseDatabaseWrapper) -> Iterator[sqlite3.Cursor]:
+    """
+    Give a cursor inside the caller's transaction, or in one of its own.
+
+    It is the driver's: what Django does around three statements and a commit takes longer than
+    SQLite takes for them.
+    """
+    connection.ensure_connection()
+    connection.validate_no_broken_transaction()
+    cursor: sqlite3.Cursor = connection.connection.cursor()
+    if connection.in_atomic_block or not connection.autocommit:
+        with transaction.atomic(using=connection.alias), connection.wrap_database_errors:
+            yield cursor
+        return
+    with connection.wrap_database_errors:
+        try:
+            cursor.execute("BEGIN IMMEDIATE")  # an interrupt here may come after it has begun
+            yield cursor
+            cursor.execute("COMMIT")
+        except BaseException:
+            connection.connection.rollback()
+            raise
+
+
+def advance(
+    connection: BaseDatabaseWrapper, writes: Sequence[Write], at: datetime.datetime
+) -> list[Written]:
+    """Do it in a few statements: SQLite locks the whole database, which needs no order."""
+    created_at = connection.ops.adapt_datetimefield_value(at)
+    wanted = {write.run_id: (write, sizes_of(write.data)) for write in writes}
+    parameters = [
+        (len(write.names), sum(sizes), run_id, write.epoch, write.generation)
+        for run_id, (write, sizes) in wanted.items()
+    ]
+    done = []
+    rows: list[tuple[Any, ...]] = []
+    with _sqlite_cursor(connection) as cursor:
+        if len(parameters) == 1:
+            cursor.execute(_ADVANCE_ONE, parameters[0])
+        else:
+            cursor.execute(_ADVANCE_MANY, (json.dumps(parameters),))
+        for run_id, key, epoch, head, size, cancel, renewal_due in cursor.fetchall():
+            write, sizes = wanted[run_id]
+            if write.end is not None:
+                cursor.execute(_END, (write.end, created_at, key))
+            elif renewal_due:
+                cursor.execute(_RENEW_LEASE, (key,))
+            first = head - len(write.names) + 1
+            rows.extend(
+                zip(
+                    itertools.repeat(key),
+                    itertools.count(first),
+                    itertools.accumulate(sizes, initial=size - sum(sizes)),
+                    write.names,
+                    write.data,
+                    itertools.repeat(created_at),
+                    strict=False,
+                )
+            )
+            batch = Batch(epoch, first, write.names, write.data)
+            ended = write.end is not None
+            status = write.end or RUNNING
+            done.append(Written(run_id, key, epoch, batch, status, cancel is not None, ended))
+        _insert(cursor, rows)
+    return done
+
+
+def _insert(cursor: sqlite3.Cursor, rows: Iterable[tuple[Any, ...]]) -> None:
+    values = list(itertools.chain.from_iterable(rows))
+    start = 0
+    for width, statement in _INSERTIONS:
+        while len(values) - start >= width:
+            cursor.execute(statement, values[start : start + width])
+            start += width
