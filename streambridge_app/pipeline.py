@@ -88,13 +88,12 @@ class Pipeline:
         """Check an event and return its name and JSON text; may raise InvalidEvent."""
         return check_event_name(event), encode_data(data, self._max_event_bytes)
 
-    @property
-    def full(self) -> bool:
-        return self._accepted - self._settled >= self._limit or self._size >= COMMIT_SIZE
-
     def has_room(self) -> bool:
         """Return whether an event may be accepted, or will be refused."""
-        return self._refusal is not None or not self.full
+        return self._refusal is not None or not self._is_full()
+
+    def _is_full(self) -> bool:
+        return self._accepted - self._settled >= self._limit or self._size >= COMMIT_SIZE
 
     def hurry(self) -> None:
         """Let the writer commit at once: somebody is about to wait."""
@@ -127,9 +126,9 @@ class Pipeline:
         with self._lock:
             self._refusal = error
 
-    def accept(self, name: str, text: str, key: str | None) -> None:
+    def accept(self, name: str, text: str, key: str | None) -> bool:
         """
-        Take an event. The caller has waited for room.
+        Take an event, and return whether there was room for it.
 
         Raises:
             InvalidEvent: it can't have this key.
@@ -143,6 +142,8 @@ class Pipeline:
         with self._lock:  # itself: to enter its condition takes ten times as long
             if self._refusal is not None:
                 raise self._refusal
+            if self._is_full():
+                return False
             # In this order, a KeyboardInterrupt at any line leaves an event that is whole and
             # will be taken, or none: the writer takes nothing before the lock is released.
             if not self._queued:
@@ -153,6 +154,7 @@ class Pipeline:
             self._size += len(text)
             if len(self._events) == COMMIT_EVENTS:
                 self._writer.hurry()
+            return True
 
     def take(self, most: int) -> Part:
         with self._lock:

@@ -39,10 +39,9 @@ class PipelinedProducer(Producer):
 
     async def publish(self, event: str, data: Any, *, key: str | None = None) -> None:
         name, text = self.pipeline.encode(event, data)
-        if self.pipeline.full:
+        while not self.pipeline.accept(name, text, key):
             self.pipeline.hurry()
             await self._until(self.pipeline.has_room)
-        self.pipeline.accept(name, text, key)
 
     async def flush(self) -> None:
         await self._flush()
@@ -106,10 +105,9 @@ class PipelinedSyncProducer(SyncProducer):
 
     def publish(self, event: str, data: Any, *, key: str | None = None) -> None:
         name, text = self._pipeline.encode(event, data)
-        if self._pipeline.full:
+        while not self._pipeline.accept(name, text, key):
             self._pipeline.hurry()
             self._until(self._pipeline.has_room)
-        self._pipeline.accept(name, text, key)
 
     def flush(self) -> None:
         self._bridge.refuse_transaction("A producer handle")
