@@ -26,6 +26,8 @@ from benchmarks.load import LAST
 _EVENT = re.compile(rb'"n": ?(\d+), ?"at": ?(\d+), ?"text": ?"[^"]*"')
 _MARK = LAST.encode()
 _HEAD_END = b"\r\n\r\n"
+_RECENT = 4096
+"""The last bytes of what a client has read, in which the mark is looked for: little follows it."""
 _received = memoryview(bytearray(4_194_304))
 """What all clients read into: a buffer for each read would cost more than the read."""
 
@@ -71,9 +73,8 @@ class Client:
     def _store(self, piece: bytes) -> bool:
         self.pieces.append(piece)
         self.arrivals.append(time.time())
-        done = _MARK in piece or _MARK in self._recent + piece[: len(_MARK)]
-        self._recent = (self._recent + piece)[-len(_MARK) :]
-        return done
+        self._recent = (self._recent + piece[-_RECENT:])[-_RECENT:]
+        return _MARK in self._recent
 
     def events(self) -> Iterator[tuple[int, float, float]]:
         """Yield number, time sent and time of arrival of each event."""

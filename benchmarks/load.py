@@ -36,9 +36,13 @@ class Work:
 
     def events_when_due(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield run and event data, each when it is due; blocks until then."""
+        if not self.rate:
+            for number in range(self.events):
+                for run in self.runs:
+                    yield run, payload(number, self.events)
+            return
         for due, run, number in self.schedule():
-            if self.rate:
-                time.sleep(max(0.0, due - time.monotonic()))
+            time.sleep(max(0.0, due - time.monotonic()))
             yield run, payload(number, self.events)
 
     def schedule(self) -> Iterator[tuple[float, str, int]]:

@@ -11,7 +11,7 @@ import datetime
 import itertools
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from django.db import transaction
@@ -100,7 +100,7 @@ def advance(
         for run_id, (write, sizes) in wanted.items()
     ]
     done = []
-    rows: list[tuple[Any, ...]] = []
+    values: list[Any] = []
     with _sqlite_cursor(connection) as cursor:
         if len(parameters) == 1:
             cursor.execute(_ADVANCE_ONE, parameters[0])
@@ -113,27 +113,35 @@ def advance(
             elif renewal_due:
                 cursor.execute(_RENEW_LEASE, (key,))
             first = head - len(write.names) + 1
-            rows.extend(
-                zip(
-                    itertools.repeat(key),
-                    itertools.count(first),
-                    itertools.accumulate(sizes, initial=size - sum(sizes)),
-                    write.names,
-                    write.data,
-                    itertools.repeat(created_at),
-                    strict=False,
-                )
-            )
+            values += _values(key, first, size - sum(sizes), write, sizes, created_at)
             batch = Batch(epoch, first, write.names, write.data)
             ended = write.end is not None
             status = write.end or RUNNING
             done.append(Written(run_id, key, epoch, batch, status, cancel is not None, ended))
-        _insert(cursor, rows)
+        _insert(cursor, values)
     return done
 
 
-def _insert(cursor: sqlite3.Cursor, rows: Iterable[tuple[Any, ...]]) -> None:
-    values = list(itertools.chain.from_iterable(rows))
+def _values(
+    key: int, first: int, offset: int, write: Write, sizes: Sequence[int], created_at: Any
+) -> list[Any]:
+    """Return the values of the rows of a write, one row after the other."""
+    count = len(sizes)
+    columns = (
+        [key] * count,
+        range(first, first + count),
+        list(itertools.accumulate(sizes[:-1], initial=offset)) if count else (),
+        write.names,
+        write.data,
+        [created_at] * count,
+    )
+    values: list[Any] = [None] * (count * len(columns))
+    for position, column in enumerate(columns):
+        values[position :: len(columns)] = column
+    return values
+
+
+def _insert(cursor: sqlite3.Cursor, values: Sequence[Any]) -> None:
     limit = cursor.connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)  # 999 at least
     start = 0
     for width, statement in _INSERTIONS:

@@ -61,8 +61,15 @@ def check_run_id(run_id: object) -> str:
         InvalidRunId: not text, empty, over 200 characters, with control characters, or
             with surrogates that UTF-8 can't carry.
     """
+    if type(run_id) is str:
+        return _checked_run_id(run_id)
     if not isinstance(run_id, str):
         raise InvalidRunId(f"A run id must be a str, not {type(run_id).__name__}: {run_id!r:.80}.")
+    return _checked_run_id(str.__str__(run_id))
+
+
+@functools.lru_cache(1024)  # many calls name few runs
+def _checked_run_id(run_id: str) -> str:
     if not run_id:
         raise InvalidRunId("A run id must not be empty.")
     if len(run_id) > MAX_RUN_ID_LENGTH:

@@ -35,6 +35,9 @@ Options of libpq (seconds; the last in milliseconds) after which a server that f
 By default a new connection waits for 130 seconds, and a host that died is noticed after 15 minutes.
 """
 
+_forks = 0
+"""How often this process and those before it were forked: to ask for a pid takes a system call."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -44,7 +47,7 @@ class LogThreads:
 
     def __init__(self, using: str, *, threads: int, name: str) -> None:
         self.using = using
-        self._process = os.getpid()
+        self._forks = _forks
         self._connections: list[BaseDatabaseWrapper] = []
         self._closed = False
         self._executor = ThreadPoolExecutor(
@@ -83,7 +86,7 @@ class LogThreads:
 
     def check_process(self) -> None:
         """Raise BridgeClosed in a child process: it has none of the parent's threads."""
-        if os.getpid() != self._process:
+        if self._forks != _forks:
             raise BridgeClosed(
                 "This bridge was made before a fork. Call get_bridge() or get_sync_bridge() "
                 "in each process."
@@ -197,3 +200,11 @@ def in_transaction(connection: BaseDatabaseWrapper) -> bool:
     else:
         autocommit = connection.autocommit
     return connection.in_atomic_block or not autocommit
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)

@@ -15,7 +15,7 @@ from . import log
 from .bridge import cancel_requested, fenced
 from .events import check_event_name, check_key, encode_data
 from .recovery import Outcome
-from .writer import COMMIT_EVENTS, COMMIT_SIZE, Part, Wakeup, Writer
+from .writer import COMMIT_EVENTS, COMMIT_SIZE, Group, Wakeup, Writer
 
 
 class Pipeline:
@@ -156,16 +156,15 @@ class Pipeline:
                 self._writer.hurry()
             return True
 
-    def take(self, most: int) -> Part:
+    def give(self, group: Group, most: int) -> bool:
         with self._lock:
             taken = self._events[:most]
             del self._events[:most]
-            names, data, keys = zip(*taken, strict=True) if taken else ((), (), ())
-            self._size -= sum(map(len, data))
             self._queued = bool(self._events)
-            if not (self.keyed and any(keys)):
-                keys = ()
-            return Part(names, data, more=self._queued, keys=keys)
+            if taken:
+                names, data, keys = zip(*taken, strict=True)
+                self._size -= group.add(names, data, keys if self.keyed and any(keys) else ())
+            return self._queued
 
     def settle(self, count: int, outcome: Outcome) -> Wakeup | None:
         if isinstance(outcome, Exception):

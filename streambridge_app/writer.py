@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from .exceptions import BridgeClosed, StreamBridgeError
 from .log_threads import LogThreads
@@ -38,21 +38,53 @@ PAUSE_PER_RUN: Final = 0.002
 
 LONGEST_PAUSE: Final = 0.015
 
+LINGER: Final = 0.05
+"""Seconds for which the thread waits for a slot before it ends: to be started takes longer."""
+
 logger = logging.getLogger("streambridge")
 
 Wakeup = tuple[asyncio.AbstractEventLoop, Callable[[], None]]
 
 
-class Part(NamedTuple):
-    """What a slot gives to one transaction."""
+class Group:
+    """What one transaction appends to one run, and the slots it came from."""
 
-    names: Sequence[str]
-    data: Sequence[str]
-    end: str | None = None
-    more: bool = False
-    """Whether the slot has more to give."""
-    keys: Sequence[str | None] = ()
-    """A key or None for each event, if any has one."""
+    __slots__ = ("data", "end", "epoch", "generation", "keyed", "keys", "names", "size", "slots")
+
+    def __init__(self, slot: Slot) -> None:
+        self.epoch = slot.epoch
+        self.generation = slot.generation
+        self.keyed = slot.keyed
+        self.names: list[str] = []
+        self.data: list[str] = []
+        self.keys: list[str | None] = []
+        """A key or None for each of the first events, if any has one."""
+        self.size = 0
+        """Characters of data."""
+        self.end: str | None = None
+        self.slots: list[tuple[Slot, int]] = []
+
+    def takes(self, slot: Slot) -> bool:
+        """Return whether what a slot gives may share the fate of what is here."""
+        return (
+            self.end is None
+            and self.epoch == slot.epoch
+            and self.generation == slot.generation
+            and not (self.keyed or slot.keyed)
+        )
+
+    def add(
+        self, names: Sequence[str], data: Sequence[str], keys: Sequence[str | None] = ()
+    ) -> int:
+        """Add events, and return how many characters of data they have."""
+        if keys:
+            self.keys += [None] * (len(self.names) - len(self.keys))
+            self.keys += keys
+        self.names += names
+        self.data += data
+        size = sum(map(len, data))
+        self.size += size
+        return size
 
 
 class Slot(Protocol):
@@ -68,18 +100,18 @@ class Slot(Protocol):
     urgent: bool
     """Whether somebody waits for it already."""
 
-    def take(self, most: int) -> Part:
-        """Hand over up to ``most`` events."""
+    def give(self, group: Group, most: int) -> bool:
+        """Add up to ``most`` events, or an end, to a group; return whether there is more."""
 
     def settle(self, count: int, outcome: Outcome) -> Wakeup | None:
-        """Learn what became of ``count`` events taken; return what to call on which loop."""
+        """Learn what became of ``count`` events given; return what to call on which loop."""
 
 
 class Publication:
     """The slot of one awaited ``publish`` or ``publish_end``."""
 
     __slots__ = (
-        *("_future", "_loop", "_outcome", "_part"),
+        *("_data", "_end", "_future", "_keys", "_loop", "_names", "_outcome"),
         *("epoch", "generation", "keyed", "run_id"),
     )
 
@@ -99,13 +131,18 @@ class Publication:
         self.epoch = epoch
         self.generation = generation
         self.keyed = key is not None
-        self._part = Part(names, data, end, False, () if key is None else (key,))
+        self._names = names
+        self._data = data
+        self._end = end
+        self._keys = () if key is None else (key,)
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[Written] = self._loop.create_future()
         self._outcome: Outcome | None = None
 
-    def take(self, most: int) -> Part:
-        return self._part
+    def give(self, group: Group, most: int) -> bool:
+        group.add(self._names, self._data, self._keys)
+        group.end = self._end
+        return False
 
     def settle(self, count: int, outcome: Outcome) -> Wakeup:
         self._outcome = outcome
@@ -146,6 +183,9 @@ class Writer:
         self._lock = threading.RLock()
         self._haste: SimpleQueue[None] = SimpleQueue()
         self._draining = False
+        """Whether the thread is at it, or lingers."""
+        self._idle = False
+        """Whether it lingers, and has to be woken."""
         self._closed = False
         self._prepared = False
         self._next_commit = 0.0
@@ -164,7 +204,7 @@ class Writer:
             if self._closed:
                 raise BridgeClosed("This bridge was closed. Get a new one from get_bridge().")
             self._ready.append(slot)
-            if slot.urgent:
+            if slot.urgent or self._idle:
                 self.hurry()
             if self._draining:
                 return
@@ -206,6 +246,8 @@ class Writer:
                     self._haste.get_nowait()
             groups = self._collect()
             if not groups:
+                if self._lingers():
+                    continue
                 return
             try:
                 self._commit(groups)
@@ -214,36 +256,44 @@ class Writer:
             pause = min(LONGEST_PAUSE, PAUSE_PER_RUN * (len(groups) - 1))
             self._next_commit = time.monotonic() + (0 if self._has_more else pause)
 
-    def _collect(self) -> dict[str, _RunGroup]:
+    def _lingers(self) -> bool:
+        """Wait for a slot, and return whether one has come; if not, who comes has to start us."""
+        with self._lock:
+            self._idle = not self._ready
+        if self._idle:
+            with contextlib.suppress(Empty):
+                self._haste.get(timeout=LINGER)
+        with self._lock:
+            self._idle = False
+            self._draining = bool(self._ready)
+            return self._draining
+
+    def _collect(self) -> dict[str, Group]:
         """Take from the slots that are ready as much as one transaction may hold."""
-        groups: dict[str, _RunGroup] = {}
+        groups: dict[str, Group] = {}
         later: list[Slot] = []
         events = size = 0
         while events < COMMIT_EVENTS and size < COMMIT_SIZE:
             try:
                 slot = self._ready.popleft()
             except IndexError:
-                if groups or later:
-                    break
-                with self._lock:
-                    if self._ready:  # submitted since: the publisher has left it to us
-                        continue
-                    self._draining = False
                 break
             group = groups.get(slot.run_id)
-            if group is not None and not group.takes(slot):
+            if group is None:
+                group = Group(slot)
+            elif not group.takes(slot):
                 later.append(slot)  # what comes after an end learns so from the log
                 continue
-            part = slot.take(COMMIT_EVENTS - events)
-            if not part.names and part.end is None:
-                continue  # it has failed meanwhile and dropped what it had
-            if group is None:
-                group = groups[slot.run_id] = _RunGroup(slot)
-            group.add(slot, part)
-            events += len(part.names)
-            size += sum(map(len, part.data))
-            if part.more:
+            events_before, size_before = len(group.names), group.size
+            if slot.give(group, COMMIT_EVENTS - events):
                 later.append(slot)
+            count = len(group.names) - events_before
+            if not count and group.end is None:
+                continue  # it has failed meanwhile and dropped what it had
+            groups[slot.run_id] = group
+            group.slots.append((slot, count))
+            events += count
+            size += group.size - size_before
         self._has_more = bool(later or self._ready)
         if later:
             # Behind the others: one that always has more must not keep them waiting.
@@ -251,7 +301,7 @@ class Writer:
                 self._ready.extend(later)
         return groups
 
-    def _commit(self, groups: dict[str, _RunGroup]) -> None:
+    def _commit(self, groups: dict[str, Group]) -> None:
         writes = [
             Write(
                 run_id,
@@ -289,38 +339,6 @@ class Writer:
             self._append([write])[0] if _is_unexpected(outcome) else outcome
             for write, outcome in zip(writes, outcomes, strict=True)
         ]
-
-
-class _RunGroup:
-    """What one transaction appends to one run, and the slots it came from."""
-
-    def __init__(self, slot: Slot) -> None:
-        self.epoch = slot.epoch
-        self.generation = slot.generation
-        self.keyed = slot.keyed
-        self.keys: list[str | None] = []
-        self.names: list[str] = []
-        self.data: list[str] = []
-        self.end: str | None = None
-        self.slots: list[tuple[Slot, int]] = []
-
-    def takes(self, slot: Slot) -> bool:
-        """Return whether what a slot gives may share the fate of what is here."""
-        return (
-            self.end is None
-            and self.epoch == slot.epoch
-            and self.generation == slot.generation
-            and not (self.keyed or slot.keyed)
-        )
-
-    def add(self, slot: Slot, part: Part) -> None:
-        if part.keys:
-            self.keys += [None] * (len(self.names) - len(self.keys))
-            self.keys += part.keys
-        self.names += part.names
-        self.data += part.data
-        self.end = part.end
-        self.slots.append((slot, len(part.names)))
 
 
 def _nothing() -> None:

@@ -41,4 +41,6 @@ class Written(NamedTuple):
 
 def sizes_of(data: Sequence[str]) -> list[int]:
     """Return the bytes that each takes as UTF-8."""
-    return [len(text) if text.isascii() else len(text.encode()) for text in data]
+    if "".join(data).isascii():
+        return list(map(len, data))
+    return [len(text.encode()) for text in data]

@@ -128,8 +128,8 @@ class ChannelLayerBridge(StreamBridge):
     async def publish(self, run_id: str, event: str, data: Any, *, key: str | None = None) -> None:
         publication = Publication(
             check_run_id(run_id),
-            [check_event_name(event)],
-            [encode_data(data, self.max_event_bytes)],
+            (check_event_name(event),),
+            (encode_data(data, self.max_event_bytes),),
             key=None if key is None else check_key(key),
         )
         self.writer.submit(publication)
