@@ -70,7 +70,8 @@ _ADVANCE_MANY: Final = Statement(
             a.id,
             a.old_head + e.position,
             a.old_size - octet_length(e.data)
-                + sum(octet_length(e.data)) OVER (PARTITION BY a.id ORDER BY e.position),
+                + sum(octet_length(e.data))
+                    OVER (PARTITION BY a.id ORDER BY e.position ROWS UNBOUNDED PRECEDING),
             e.event,
             e.data,
             %s
@@ -101,15 +102,16 @@ _ADVANCE_ONE: Final = Statement(
     f"""
     {_ADVANCED}
         SELECT
-            a.id,
-            a.head - %s + e.position,
-            a.size - %s - octet_length(e.data)
-                + sum(octet_length(e.data)) OVER (ORDER BY e.position),
+            (SELECT id FROM advanced),
+            (SELECT head FROM advanced) - %s + e.position,
+            (SELECT size FROM advanced) - %s - octet_length(e.data)
+                + sum(octet_length(e.data)) OVER (ORDER BY e.position ROWS UNBOUNDED PRECEDING),
             e.event,
             e.data,
             %s
-        FROM advanced a, unnest(string_to_array(%s, E'\\n'), string_to_array(%s, E'\\n'))
+        FROM unnest(string_to_array(%s, E'\\n'), string_to_array(%s, E'\\n'))
             WITH ORDINALITY AS e (event, data, position)
+        WHERE EXISTS (SELECT FROM advanced)
     ) {_RESULT}
     """,
     _COLUMNS,
