@@ -94,7 +94,7 @@ def _encoded(value: Any) -> bytes | None:
 
 
 def _checked(result: Any) -> Any:
-    from psycopg import OperationalError, errors, pq
+    from psycopg import DatabaseError, OperationalError, errors, pq
 
     if result.status in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
         return result
@@ -102,4 +102,8 @@ def _checked(result: Any) -> Any:
     sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
     if sqlstate is None:  # libpq's own, not the server's: the connection
         raise OperationalError(message)
-    raise errors.lookup(sqlstate.decode())(message)
+    try:
+        kind = errors.lookup(sqlstate.decode())
+    except KeyError:  # a trigger's own
+        kind = DatabaseError
+    raise kind(message)

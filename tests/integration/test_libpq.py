@@ -5,7 +5,14 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from django.db import IntegrityError, OperationalError, ProgrammingError, connections, transaction
+from django.db import (
+    DatabaseError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    transaction,
+)
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from streambridge_app.failures import Failure, failure_of
@@ -97,6 +104,17 @@ def test_a_refusal_is_the_error_that_django_raises(own: BaseDatabaseWrapper) -> 
         insert.rows(own, (1, "b"))
     assert failure_of(raised.value) is Failure.OTHER
     assert insert.rows(own, (2, "c")) == [[2]]
+
+
+def test_a_state_that_nobody_knows_is_an_error_too(own: BaseDatabaseWrapper) -> None:
+    with own.cursor() as cursor:
+        cursor.execute("""
+            CREATE FUNCTION pg_temp.refuse() RETURNS bigint LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'not today' USING ERRCODE = 'ZZ999'; END $$
+        """)
+    with pytest.raises(DatabaseError, match="not today") as raised:
+        statement("SELECT pg_temp.refuse()", int).rows(own, ())
+    assert failure_of(raised.value) is Failure.OTHER
 
 
 def test_a_statement_that_could_not_be_prepared_is_tried_again(own: BaseDatabaseWrapper) -> None:
