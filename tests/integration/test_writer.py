@@ -51,6 +51,29 @@ async def test_one_run_never_pauses(commits):
             await async_wait_until(lambda: len(commits) == number + 1, 10, "a commit")  # noqa: B023
 
 
+async def test_whoever_comes_while_the_thread_lingers_wakes_it(commits, monkeypatch):
+    monkeypatch.setattr(writer, "LINGER", 600)
+    bridge = get_bridge()
+    handle = bridge.producer("a")
+    for number in range(3):
+        await handle.publish("update", number)
+        await async_wait_until(lambda: len(commits) == number + 1, 10, "a commit")  # noqa: B023
+        await async_wait_until(lambda: bridge.writer._idle, 10, "the thread to linger")
+        await bridge.publish("b", "update", number)
+        commits.pop()
+        await async_wait_until(lambda: bridge.writer._idle, 10, "the thread to linger")
+    await bridge.close()
+
+
+async def test_the_thread_ends_when_nobody_comes(commits, monkeypatch):
+    monkeypatch.setattr(writer, "LINGER", 0.001)
+    bridge = get_bridge()
+    for number in range(3):
+        await bridge.publish("a", "update", number)
+        await async_wait_until(lambda: not bridge.writer._draining, 10, "the thread to end")
+    assert commits == [{"a": 1}] * 3
+
+
 async def test_it_connects_when_a_handle_is_opened(commits):
     bridge = get_bridge()
     async with bridge.producer("a"):
