@@ -54,14 +54,31 @@ _ADVANCE_ONE = _ADVANCE.format(source="", **dict.fromkeys(_COLUMNS, "?"))
 """The same for a single run: half of what it takes with the JSON."""
 _END = f"UPDATE {_RUN} SET status = ?, ended_at = ?, lease_expires = NULL WHERE id = ?"
 _RENEW_LEASE = f"UPDATE {_RUN} SET lease_expires = {NOW['sqlite']} + lease_ms WHERE id = ?"
-_ROW = "(?, ?, ?, ?, ?, ?)"
-_INSERT = f"""
-    INSERT INTO {_EVENT} (run_id, seq, byte_offset, event, data, created_at) VALUES {_ROW}
+_INSERT = f"INSERT INTO {_EVENT} (created_at, run_id, seq, byte_offset, event, data) VALUES "
+
+
+def _insertion(rows: int, shared: int) -> tuple[int, str]:
+    """Return how many values an insertion takes beside the shared ones, and its statement."""
+    own = 6 - shared
+    row = [f"?{number}" for number in range(1, shared + 1)]
+    starts = range(shared + 1, shared + 1 + rows * own, own)
+    text = ", ".join(
+        [
+            f"({', '.join([*row, *(f'?{number}' for number in range(start, start + own))])})"
+            for start in starts
+        ]
+    )
+    return rows * own, _INSERT + text
+
+
+_INSERTIONS: Final = {
+    shared: [_insertion(rows, shared) for rows in (512, 64, 16, 4, 1)] for shared in (1, 2)
+}
 """
-_INSERTIONS: Final = [
-    (rows * _ROW.count("?"), _INSERT + f", {_ROW}" * (rows - 1)) for rows in (512, 64, 16, 4, 1)
-]
-"""How many values an insertion takes, and the statement; a row of 64 costs a third of one alone."""
+By the number of columns that have the same value in all rows: each value costs Python a call.
+
+A row of 64 costs a third of one alone.
+"""
 
 
 @contextlib.contextmanager
@@ -100,6 +117,7 @@ def advance(
         for run_id, (write, sizes) in wanted.items()
     ]
     done = []
+    shared: tuple[Any, ...] = (created_at,)
     values: list[Any] = []
     with _sqlite_cursor(connection) as cursor:
         if len(parameters) == 1:
@@ -113,38 +131,38 @@ def advance(
             elif renewal_due:
                 cursor.execute(_RENEW_LEASE, (key,))
             first = head - len(write.names) + 1
-            values += _values(key, first, size - sum(sizes), write, sizes, created_at)
+            offset = size - sum(sizes)
+            columns: list[Sequence[Any]] = [
+                range(first, head + 1),
+                list(itertools.accumulate(sizes, initial=offset))[: len(sizes)],
+                write.names,
+                write.data,
+            ]
+            if len(writes) == 1:
+                shared = (created_at, key)
+            else:
+                columns.insert(0, [key] * len(sizes))
+            values += _row_by_row(columns)
             batch = Batch(epoch, first, write.names, write.data)
             ended = write.end is not None
             status = write.end or RUNNING
             done.append(Written(run_id, key, epoch, batch, status, cancel is not None, ended))
-        _insert(cursor, values)
+        _insert(cursor, shared, values)
     return done
 
 
-def _values(
-    key: int, first: int, offset: int, write: Write, sizes: Sequence[int], created_at: Any
-) -> list[Any]:
-    """Return the values of the rows of a write, one row after the other."""
-    count = len(sizes)
-    columns = (
-        [key] * count,
-        range(first, first + count),
-        list(itertools.accumulate(sizes[:-1], initial=offset)) if count else (),
-        write.names,
-        write.data,
-        [created_at] * count,
-    )
-    values: list[Any] = [None] * (count * len(columns))
+def _row_by_row(columns: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return the values of some columns, one row after the other."""
+    values: list[Any] = [None] * (len(columns[0]) * len(columns))
     for position, column in enumerate(columns):
         values[position :: len(columns)] = column
     return values
 
 
-def _insert(cursor: sqlite3.Cursor, values: Sequence[Any]) -> None:
+def _insert(cursor: sqlite3.Cursor, shared: tuple[Any, ...], values: Sequence[Any]) -> None:
     limit = cursor.connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)  # 999 at least
     start = 0
-    for width, statement in _INSERTIONS:
-        while limit >= width and len(values) - start >= width:
-            cursor.execute(statement, values[start : start + width])
+    for width, statement in _INSERTIONS[len(shared)]:
+        while len(shared) + width <= limit and len(values) - start >= width:
+            cursor.execute(statement, (*shared, *values[start : start + width]))
             start += width
