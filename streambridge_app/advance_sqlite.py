@@ -11,6 +11,7 @@ import datetime
 import itertools
 import json
 import sqlite3
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -57,22 +58,28 @@ _RENEW_LEASE = f"UPDATE {_RUN} SET lease_expires = {NOW['sqlite']} + lease_ms WH
 _INSERT = f"INSERT INTO {_EVENT} (created_at, run_id, seq, byte_offset, event, data) VALUES "
 
 
+_INSERTED: Final = 6
+"""Columns of a row."""
+
+# These versions of Python warn of each numbered value (python/cpython#117995).
+_may_share = not (3, 12) <= sys.version_info < (3, 12, 4)
+
+
 def _insertion(rows: int, shared: int) -> tuple[int, str]:
     """Return how many values an insertion takes beside the shared ones, and its statement."""
-    own = 6 - shared
-    row = [f"?{number}" for number in range(1, shared + 1)]
-    starts = range(shared + 1, shared + 1 + rows * own, own)
-    text = ", ".join(
-        [
-            f"({', '.join([*row, *(f'?{number}' for number in range(start, start + own))])})"
-            for start in starts
-        ]
-    )
-    return rows * own, _INSERT + text
+    own = _INSERTED - shared
+    if not shared:
+        return rows * own, _INSERT + ", ".join(["(?, ?, ?, ?, ?, ?)"] * rows)
+    first = [f"?{number}" for number in range(1, shared + 1)]
+    texts = []
+    for start in range(shared + 1, shared + 1 + rows * own, own):
+        numbers = [*first, *(f"?{number}" for number in range(start, start + own))]
+        texts.append(f"({', '.join(numbers)})")
+    return rows * own, _INSERT + ", ".join(texts)
 
 
 _INSERTIONS: Final = {
-    shared: [_insertion(rows, shared) for rows in (512, 64, 16, 4, 1)] for shared in (1, 2)
+    shared: [_insertion(rows, shared) for rows in (512, 64, 16, 4, 1)] for shared in (0, 1, 2)
 }
 """
 By the number of columns that have the same value in all rows: each value costs Python a call.
@@ -117,7 +124,7 @@ def advance(
         for run_id, (write, sizes) in wanted.items()
     ]
     done = []
-    shared: tuple[Any, ...] = (created_at,)
+    shared: tuple[Any, ...] = (created_at,) if _may_share else ()
     values: list[Any] = []
     with _sqlite_cursor(connection) as cursor:
         if len(parameters) == 1:
@@ -138,10 +145,10 @@ def advance(
                 write.names,
                 write.data,
             ]
-            if len(writes) == 1:
+            if len(writes) == 1 and _may_share:
                 shared = (created_at, key)
-            else:
-                columns.insert(0, [key] * len(sizes))
+            for value in (created_at, key)[len(shared) :][::-1]:
+                columns.insert(0, [value] * len(sizes))
             values += _row_by_row(columns)
             batch = Batch(epoch, first, write.names, write.data)
             ended = write.end is not None

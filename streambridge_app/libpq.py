@@ -94,16 +94,12 @@ def _encoded(value: Any) -> bytes | None:
 
 
 def _checked(result: Any) -> Any:
-    from psycopg import DatabaseError, OperationalError, errors, pq
+    from psycopg import OperationalError, errors, pq
 
     if result.status in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
         return result
-    message = result.get_error_message()
-    sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
-    if sqlstate is None:  # libpq's own, not the server's: the connection
-        raise OperationalError(message)
-    try:
-        kind = errors.lookup(sqlstate.decode())
-    except KeyError:  # a trigger's own
-        kind = DatabaseError
-    raise kind(message)
+    if (
+        result.error_field(pq.DiagnosticField.SQLSTATE) is None
+    ):  # the connection's, not the server's
+        raise OperationalError(pq.error_message(result))
+    raise errors.error_from_result(result)

@@ -35,9 +35,6 @@ Options of libpq (seconds; the last in milliseconds) after which a server that f
 By default a new connection waits for 130 seconds, and a host that died is noticed after 15 minutes.
 """
 
-_forks = 0
-"""How often this process and those before it were forked: to ask for a pid takes a system call."""
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -47,7 +44,7 @@ class LogThreads:
 
     def __init__(self, using: str, *, threads: int, name: str) -> None:
         self.using = using
-        self._forks = _forks
+        self._process = os.getpid()
         self._connections: list[BaseDatabaseWrapper] = []
         self._closed = False
         self._executor = ThreadPoolExecutor(
@@ -86,7 +83,7 @@ class LogThreads:
 
     def check_process(self) -> None:
         """Raise BridgeClosed in a child process: it has none of the parent's threads."""
-        if self._forks != _forks:
+        if os.getpid() != self._process:  # not counted at forks: uWSGI does not tell of its own
             raise BridgeClosed(
                 "This bridge was made before a fork. Call get_bridge() or get_sync_bridge() "
                 "in each process."
@@ -200,11 +197,3 @@ def in_transaction(connection: BaseDatabaseWrapper) -> bool:
     else:
         autocommit = connection.autocommit
     return connection.in_atomic_block or not autocommit
-
-
-def _count_fork() -> None:
-    global _forks
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_count_fork)

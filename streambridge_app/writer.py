@@ -78,6 +78,7 @@ class Group:
     ) -> int:
         """Add events, and return how many characters of data they have."""
         if keys:
+            self.keyed = True
             self.keys += [None] * (len(self.names) - len(self.keys))
             self.keys += keys
         self.names += names
@@ -215,7 +216,8 @@ class Writer:
                 self._threads.start(self._drain)
             except BaseException:  # no thread to be had, or an interrupt: nobody would drain
                 self._draining = False
-                self._ready.remove(slot)
+                with contextlib.suppress(ValueError):  # the thread has it already
+                    self._ready.remove(slot)
                 raise
 
     def prepare(self) -> None:
@@ -265,6 +267,7 @@ class Writer:
                 self._haste.get(timeout=LINGER)
         with self._lock:
             self._idle = False
+            self._next_commit = 0.0  # who comes now may be in haste, of which the word is gone
             self._draining = bool(self._ready)
             return self._draining
 

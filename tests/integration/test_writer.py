@@ -1,11 +1,13 @@
 """When the writer commits: at once, or after a pause that lets more runs share the commit."""
 
+import itertools
 import subprocess
 import sys
 
 import pytest
 
-from streambridge_app import get_bridge, get_sync_bridge, log, writer
+from streambridge_app import advance_sqlite, get_bridge, get_sync_bridge, log, writer
+from streambridge_app.models import Event
 from streambridge_app.writer import COMMIT_EVENTS
 from tests.services import TIMEOUT_SCALE, async_wait_until, spawn
 
@@ -49,6 +51,29 @@ async def test_one_run_never_pauses(commits):
         for number in range(3):
             await run.publish("update", number)
             await async_wait_until(lambda: len(commits) == number + 1, 10, "a commit")  # noqa: B023
+
+
+@pytest.mark.parametrize("may_share", [True, False])
+async def test_rows_are_the_same_with_shared_values_and_without(commits, monkeypatch, may_share):
+    monkeypatch.setattr(advance_sqlite, "_may_share", may_share)
+    bridge = get_bridge()
+    handles = [bridge.producer(run_id) for run_id in ("a", "b")]
+    for number in range(COMMIT_EVENTS + 90):
+        for handle in handles[number % 3 == 0 :]:
+            await handle.publish("update", number)
+    for handle in handles:
+        await handle.flush()
+    for run_id, skipped in (("a", 3), ("b", None)):
+        await bridge.publish_end(run_id)
+        rows = Event.objects.filter(run__run_id=run_id).order_by("seq")
+        found = [row async for row in rows]
+        wanted = [n for n in range(COMMIT_EVENTS + 90) if skipped is None or n % skipped]
+        assert [row.data for row in found] == [str(number) for number in wanted]
+        assert [row.seq for row in found] == list(range(1, len(wanted) + 1))
+        sizes = itertools.accumulate((len(row.data) for row in found), initial=0)
+        assert [row.byte_offset for row in found] == list(sizes)[:-1]
+        assert {row.event for row in found} == {"update"}
+        assert all(row.created_at for row in found)
 
 
 async def test_whoever_comes_while_the_thread_lingers_wakes_it(commits, monkeypatch):
