@@ -56,8 +56,6 @@ _ADVANCE_ONE = _ADVANCE.format(source="", **dict.fromkeys(_COLUMNS, "?"))
 _END = f"UPDATE {_RUN} SET status = ?, ended_at = ?, lease_expires = NULL WHERE id = ?"
 _RENEW_LEASE = f"UPDATE {_RUN} SET lease_expires = {NOW['sqlite']} + lease_ms WHERE id = ?"
 _INSERT = f"INSERT INTO {_EVENT} (created_at, run_id, seq, byte_offset, event, data) VALUES "
-
-
 _INSERTED: Final = 6
 """Columns of a row."""
 
@@ -145,7 +143,7 @@ def advance(
                 write.names,
                 write.data,
             ]
-            if len(writes) == 1 and _may_share:
+            if _may_share and len(writes) == 1:
                 shared = (created_at, key)
             for value in (created_at, key)[len(shared) :][::-1]:
                 columns.insert(0, [value] * len(sizes))

@@ -61,8 +61,12 @@ class Statement:
         Execute it and return the rows of the result.
 
         Args:
-            connection: outside a transaction, or of any kind.
+            connection: open. Unless it is a :class:`Preparing` one outside a transaction, the
+                statement goes by Django's cursor.
             parameters: str, int, datetime or None.
+
+        Raises:
+            django.db.Error: as Django's cursor does, with psycopg's error as its cause.
         """
         # psycopg begins a transaction with the first statement that goes through it, no other.
         if not (isinstance(connection, Preparing) and connection.autocommit):
