@@ -66,14 +66,10 @@ _may_share = not (3, 12) <= sys.version_info < (3, 12, 4)
 def _insertion(rows: int, shared: int) -> tuple[int, str]:
     """Return how many values an insertion takes beside the shared ones, and its statement."""
     own = _INSERTED - shared
-    if not shared:
-        return rows * own, _INSERT + ", ".join(["(?, ?, ?, ?, ?, ?)"] * rows)
-    first = [f"?{number}" for number in range(1, shared + 1)]
-    texts = []
-    for start in range(shared + 1, shared + 1 + rows * own, own):
-        numbers = [*first, *(f"?{number}" for number in range(start, start + own))]
-        texts.append(f"({', '.join(numbers)})")
-    return rows * own, _INSERT + ", ".join(texts)
+    # Only the shared ones are numbered: Python asks SQLite for each value's name, and SQLite goes
+    # through all that have one. A plain mark is the next one after all before it.
+    marks = [*(f"?{number}" for number in range(1, shared + 1)), *["?"] * own]
+    return rows * own, _INSERT + ", ".join([f"({', '.join(marks)})"] * rows)
 
 
 _INSERTIONS: Final = {
