@@ -26,5 +26,5 @@ def freeze() -> None:
     if _asked or not streambridge_settings.FREEZE_GC:
         return
     _asked = True
-    gc.collect()
+    gc.collect(1)
     gc.freeze()
