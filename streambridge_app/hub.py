@@ -18,7 +18,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from channels.layers import BaseChannelLayer
 
-from . import log
+from . import reading
 from .announce import News, is_process_local
 from .cursor import Verdict
 from .exceptions import BridgeClosed, LogUnavailable
@@ -28,6 +28,7 @@ from .leases import LOOK_INTERVAL, Watch
 from .log_threads import LogThreads
 from .membership import Membership
 from .pages import Pages
+from .reading import FEW, Place
 from .runs import RUNNING, RunHead
 from .sweeper import sweep
 from .tail import Batch, Tail
@@ -123,9 +124,13 @@ class Followed:
             self._waiters.discard(waiter)
         self._hub.check_open()
 
-    def may_come(self, run: RunHead | None) -> bool:
+    def is_behind(self, run: RunHead) -> bool:
+        """Return whether this state of a run that we know has events that we don't."""
+        return self.run is not None and self.run.key == run.key and run.head > self.tail.head
+
+    def may_come(self, run: RunHead) -> bool:
         """Return whether messages may still bring what this state of the run has and we don't."""
-        if run is None or self.run is None or self.run.key != run.key:
+        if self.run is None or self.run.key != run.key:
             return False
         lost = self.announced > self.tail.head
         self.announced = run.head
@@ -225,7 +230,9 @@ class Hub:
         await asyncio.shield(look)  # a client that goes away must not take it from the others
 
     async def _read(self, key: int, epoch: int, seq: int, limit: int) -> Batch | None:
-        return await _on(self._readers, log.read_after, key, epoch, seq, limit, self._options.using)
+        return await _on(
+            self._readers, reading.read_after, key, epoch, seq, limit, self._options.using
+        )
 
     # Messages
 
@@ -312,7 +319,7 @@ class Hub:
             pass
 
     async def _tick(self) -> None:
-        version = await _on(self._poller, log.data_version, self._options.using)
+        version = await _on(self._poller, reading.data_version, self._options.using)
         if version is None or version != self._data_version:
             loop = asyncio.get_running_loop()
             began = loop.time()
@@ -333,30 +340,46 @@ class Hub:
                 On a busy machine they are late; to read what they bring, for hundreds of runs,
                 would make them later.
         """
-        found = await _on(self._poller, log.heads, list(run_ids), self._options.using)
-        missed = False
+        found = await _on(self._poller, reading.heads, list(run_ids), self._options.using)
+        states = []
         for run_id in list(run_ids):
             followed = self._runs.get(run_id)
             if followed is None:
                 continue
             run = found.get(run_id)
-            if patient and self._is_member(run_id) and followed.may_come(run):
+            if patient and run and self._is_member(run_id) and followed.may_come(run):
                 self._awaiting = True
                 continue
-            missed = await self._catch_up(followed, run) or missed
-        return missed
+            states.append((followed, run))
+        behind = [(followed, run) for followed, run in states if run and followed.is_behind(run)]
+        await self._read_few(behind)
+        for followed, run in states:
+            await self._catch_up(followed, run)
+        return bool(behind)
 
     def _is_member(self, run_id: str) -> bool:
         return self._membership is not None and self._membership.has_joined(run_id)
 
-    async def _catch_up(self, followed: Followed, run: RunHead | None) -> bool:
+    async def _read_few(self, behind: Iterable[tuple[Followed, RunHead]]) -> None:
+        """Let runs catch up by one query if they miss a few events each, and are several."""
+        places = {
+            Place(run.key, run.epoch, followed.tail.head): followed
+            for followed, run in behind
+            if run.head - followed.tail.head <= FEW
+        }
+        if len(places) < 2:
+            return
+        found = await _on(self._readers, reading.read_few, list(places), self._options.using)
+        for place, batch in found.items():
+            places[place].tail.append(batch)
+
+    async def _catch_up(self, followed: Followed, run: RunHead | None) -> None:
         tail = followed.tail
         if run is None or followed.run is None or followed.run.key != run.key:
             if run is not None:
                 tail.restart(run.head)
             followed.show(run)
-            return False
-        missed = run.head > tail.head
+            return
         if run.head - tail.head > self._options.page_events:
             tail.restart(run.head)  # clients read what is between from the log
         while run.head > tail.head:
@@ -367,7 +390,6 @@ class Hub:
                 tail.restart(page.first - 1)
                 tail.append(page)
         followed.show(_merge(followed.run, run))
-        return missed
 
     async def _sweep(self) -> None:
         using = self._options.using

@@ -29,16 +29,10 @@ from .commit_times import commit_time
 from .conf import streambridge_settings
 from .exceptions import ProducerFenced, RunEnded, RunExists, RunNotFound
 from .lease_clock import LEASE_IS_FRESH, NOW
-from .models import EpochFloor, Event, EventKey, Run
-from .runs import RUNNING, RunHead, RunState
+from .models import EpochFloor, EventKey, Run
+from .runs import RUNNING, RunState
 from .tail import Batch
 from .writes import Write, Written
-
-IDS_PER_QUERY: Final = 500
-"""Run ids in one query: below the limit on parameters of every SQLite."""
-
-PAGE_BYTES: Final = 262_144
-"""A page of the log ends with the rows that pass this size."""
 
 EXPIRY_GRACE: Final = 2_000
 """Milliseconds, beside a third of a lease, for which the living may renew it after an outage."""
@@ -57,7 +51,6 @@ _CREATE_ATTEMPTS: Final = 3
 Appended = Written | RunEnded | ProducerFenced
 
 _RUN = Run._meta.db_table
-_EVENT = Event._meta.db_table
 
 
 class Claim(NamedTuple):
@@ -359,75 +352,6 @@ def _fenced(refused: Sequence[Write], using: str) -> dict[str, ProducerFenced]:
 def _ended(run_id: str, epoch: int | None) -> RunEnded:
     fate = "has ended" if epoch is None else "has ended or was deleted"
     return RunEnded(f"The run {run_id!r} {fate}; its log takes no further event.")
-
-
-# One row, made by one call of the database: rows would each be a turn at the interpreter's lock.
-# The order within is promised by PostgreSQL, and by SQLite for a subquery under an aggregate that
-# depends on it (https://www.sqlite.org/optoverview.html#omitorderby, its fifth condition).
-_PAGE = f"""
-    FROM {_EVENT} WHERE run_id = %s AND seq > %s AND seq <= %s AND byte_offset < {PAGE_BYTES} + (
-        SELECT byte_offset FROM {_EVENT} WHERE run_id = %s AND seq > %s ORDER BY seq LIMIT 1
-    )
-"""
-_READ = f"""
-    SELECT min(seq), group_concat(event || char(10) || data, char(10))
-    FROM (SELECT seq, event, data {_PAGE} ORDER BY seq)
-"""
-_READ_POSTGRESQL = f"""
-    SELECT min(seq), string_agg(event || E'\\n' || data, E'\\n' ORDER BY seq) {_PAGE}
-"""
-
-
-def read_after(key: int, epoch: int, seq: int, limit: int, using: str) -> Batch | None:
-    """
-    Return the events after ``seq``, up to number ``seq + limit`` and around 256 KiB.
-
-    None if there are none of these numbers. The first event of the batch is not ``seq + 1`` if
-    that was trimmed.
-
-    Args:
-        key: primary key of the run.
-        epoch: its epoch.
-        seq: number of the event to start after.
-        limit: events, at most.
-        using: alias of the database.
-    """
-    connection = connections[using]
-    query = _READ_POSTGRESQL if connection.vendor == "postgresql" else _READ
-    with connection.cursor() as cursor:
-        cursor.execute(query, (key, seq, seq + limit, key, seq))
-        first, packed = cursor.fetchone()
-    return None if first is None else Batch.unpack(epoch, first, packed)
-
-
-_HEADS = f"SELECT run_id, id, epoch, head, floor, status FROM {_RUN} WHERE run_id IN ({{}})"
-
-
-def heads(run_ids: Iterable[str], using: str) -> dict[str, RunHead]:
-    """Return the heads of those of the runs that exist, by run id."""
-    found = {}
-    wanted = list(run_ids)
-    with connections[using].cursor() as cursor:
-        for start in range(0, len(wanted), IDS_PER_QUERY):
-            some = wanted[start : start + IDS_PER_QUERY]
-            cursor.execute(_HEADS.format(", ".join(["%s"] * len(some))), some)
-            for run_id, *head in cursor.fetchall():
-                found[run_id] = RunHead(*head)
-    return found
-
-
-def data_version(using: str) -> int | None:
-    """
-    Return a number that changes when another connection commits, or None if there is none.
-
-    Source: SQLite's ``PRAGMA data_version``. It makes a look at an unchanged log almost free.
-    """
-    connection = connections[using]
-    if connection.vendor != "sqlite":
-        return None
-    with connection.cursor() as cursor:
-        cursor.execute("PRAGMA data_version")
-        return int(cursor.fetchone()[0])
 
 
 def state(run_id: str, using: str) -> RunState:

@@ -36,7 +36,7 @@ COMMIT_SIZE: Final = 4_194_304
 PAUSE_PER_RUN: Final = 0.002
 """Seconds between two commits for each run but one that the first was for."""
 
-LONGEST_PAUSE: Final = 0.015
+LONGEST_PAUSE: Final = 0.005
 
 LINGER: Final = 0.05
 """Seconds for which the thread waits for a slot before it ends: to be started takes longer."""

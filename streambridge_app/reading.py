@@ -1,0 +1,163 @@
+"""
+Read the log for those who follow: where runs stand, and the events after a place.
+
+All functions are synchronous and work on the caller's connection to the database ``using``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from django.db import connections
+
+from .models import Event, Run
+from .runs import RunHead
+from .tail import Batch
+
+RUNS_PER_QUERY: Final = 500
+"""Runs in one query: below the limit on parameters of every SQLite."""
+
+PAGE_BYTES: Final = 262_144
+"""A page of the log ends with the rows that pass this size."""
+
+FEW: Final = 64
+FEW_BYTES: Final = 8_192
+"""The few next events of a run are that many, or end with the row that passes this size."""
+
+
+class Place(NamedTuple):
+    """A place in the log of a run, from which to read on."""
+
+    key: int
+    """Primary key of the run."""
+    epoch: int
+    seq: int
+    """Number of the event to start after."""
+
+
+_RUN = Run._meta.db_table
+_EVENT = Event._meta.db_table
+
+# One row, made by one call of the database: rows would each be a turn at the interpreter's lock.
+# The order within is promised by PostgreSQL, and by SQLite for a subquery under an aggregate that
+# depends on it (https://www.sqlite.org/optoverview.html#omitorderby, its fifth condition).
+_PAGE = f"""
+    FROM {_EVENT} WHERE run_id = %s AND seq > %s AND seq <= %s AND byte_offset < {PAGE_BYTES} + (
+        SELECT byte_offset FROM {_EVENT} WHERE run_id = %s AND seq > %s ORDER BY seq LIMIT 1
+    )
+"""
+_READ = f"""
+    SELECT min(seq), group_concat(event || char(10) || data, char(10))
+    FROM (SELECT seq, event, data {_PAGE} ORDER BY seq)
+"""
+_READ_POSTGRESQL = f"""
+    SELECT min(seq), string_agg(event || E'\\n' || data, E'\\n' ORDER BY seq) {_PAGE}
+"""
+
+
+def read_after(key: int, epoch: int, seq: int, limit: int, using: str) -> Batch | None:
+    """
+    Return the events after ``seq``, up to number ``seq + limit`` and around 256 KiB.
+
+    None if there are none of these numbers. The first event of the batch is not ``seq + 1`` if
+    that was trimmed.
+
+    Args:
+        key: primary key of the run.
+        epoch: its epoch.
+        seq: number of the event to start after.
+        limit: events, at most.
+        using: alias of the database.
+    """
+    connection = connections[using]
+    query = _READ_POSTGRESQL if connection.vendor == "postgresql" else _READ
+    with connection.cursor() as cursor:
+        cursor.execute(query, (key, seq, seq + limit, key, seq))
+        first, packed = cursor.fetchone()
+    return None if first is None else Batch.unpack(epoch, first, packed)
+
+
+_FEW = f"""
+    SELECT e.run_id, e.seq, e.event, e.data {{places}} {_EVENT} e
+    ON e.run_id = w.key AND e.seq > w.seq AND e.seq <= w.seq + {FEW}
+        AND length(e.data) <= {FEW_BYTES} AND e.byte_offset < {FEW_BYTES} + (
+            SELECT byte_offset FROM {_EVENT} WHERE run_id = w.key AND seq > w.seq
+            ORDER BY seq LIMIT 1
+        )
+    ORDER BY e.run_id, e.seq
+"""
+_FEW_SQLITE = _FEW.format(
+    places="""
+    FROM (
+        SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS seq
+        FROM json_each(%s)
+    ) AS w CROSS JOIN
+"""
+)
+_FEW_POSTGRESQL = _FEW.format(places="FROM unnest(%s::bigint[], %s::bigint[]) AS w (key, seq) JOIN")
+
+
+def read_few(places: Sequence[Place], using: str) -> dict[Place, Batch]:
+    """
+    Return the next events after several places, a few for each: nothing where there is none.
+
+    One query takes many runs. An event of more than :data:`FEW_BYTES` is not among the few.
+
+    Args:
+        places: at most one for each run.
+        using: alias of the database.
+    """
+    found: dict[int, list[tuple[int, str, str]]] = {}
+    for start in range(0, len(places), RUNS_PER_QUERY):
+        for key, *row in _few(places[start : start + RUNS_PER_QUERY], using):
+            found.setdefault(key, []).append(row)
+    batches = {}
+    for place in places:
+        if rows := found.get(place.key):
+            seqs, names, data = zip(*rows, strict=True)
+            batches[place] = Batch(place.epoch, seqs[0], names, data)
+    return batches
+
+
+def _few(places: Sequence[Place], using: str) -> Any:
+    connection = connections[using]
+    keys = [place.key for place in places]
+    seqs = [place.seq for place in places]
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(_FEW_POSTGRESQL, (keys, seqs))
+        else:
+            cursor.execute(_FEW_SQLITE, (json.dumps(list(zip(keys, seqs, strict=True))),))
+        return cursor.fetchall()
+
+
+_HEADS = f"SELECT run_id, id, epoch, head, floor, status FROM {_RUN} WHERE run_id IN ({{}})"
+
+
+def heads(run_ids: Iterable[str], using: str) -> dict[str, RunHead]:
+    """Return the heads of those of the runs that exist, by run id."""
+    found = {}
+    wanted = list(run_ids)
+    with connections[using].cursor() as cursor:
+        for start in range(0, len(wanted), RUNS_PER_QUERY):
+            some = wanted[start : start + RUNS_PER_QUERY]
+            cursor.execute(_HEADS.format(", ".join(["%s"] * len(some))), some)
+            for run_id, *head in cursor.fetchall():
+                found[run_id] = RunHead(*head)
+    return found
+
+
+def data_version(using: str) -> int | None:
+    """
+    Return a number that changes when another connection commits, or None if there is none.
+
+    Source: SQLite's ``PRAGMA data_version``. It makes a look at an unchanged log almost free.
+    """
+    connection = connections[using]
+    if connection.vendor != "sqlite":
+        return None
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA data_version")
+        return int(cursor.fetchone()[0])

@@ -1,0 +1,129 @@
+"""Looking at the log for many runs at once: a few events of each come by one query."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from streambridge_app import get_bridge, reading
+from streambridge_app.reading import FEW, FEW_BYTES, Place, read_few
+from tests.contract.clients import client, data, publish, seqs
+from tests.contract.conftest import DATABASE_STACKS
+
+pytestmark = pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
+
+LARGE = "x" * (FEW_BYTES + 1)
+
+
+@pytest.fixture
+async def polling(stack, settings):
+    """A bridge that no message reaches, and all calls of read_few."""
+    settings.CHANNEL_LAYERS = {
+        **settings.CHANNEL_LAYERS,
+        stack.channel_layer: {"BACKEND": "tests.contract.layers.DeafLayer"},
+    }
+    settings.STREAMBRIDGE = {**settings.STREAMBRIDGE, "POLL_INTERVAL": 0.2}
+    bridge = get_bridge()
+    yield bridge
+    await bridge.close()
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The places of each query."""
+    found = []
+
+    def recorded(places, using):
+        found.append(list(places))
+        return read_few(places, using)
+
+    monkeypatch.setattr(reading, "read_few", recorded)
+    return found
+
+
+@pytest.fixture
+def few(stack, in_thread):
+    async def call(*places):
+        return await in_thread(read_few, list(places), stack.database)
+
+    return call
+
+
+@pytest.fixture
+def place_of(stack, in_thread):
+    """Return the place before a run's first event."""
+
+    async def call(run_id):
+        (head,) = (await in_thread(reading.heads, [run_id], stack.database)).values()
+        return Place(head.key, head.epoch, 0)
+
+    return call
+
+
+async def test_clients_of_many_runs_see_exactly_all_events(polling, calls):
+    sent = {f"run-{number}": [[number, n] for n in range(number)] for number in range(1, 30)}
+    sent["large"] = [1, LARGE, 2, LARGE, LARGE, 3]
+    sent["many"] = list(range(3 * FEW))
+    for run_id in sent:
+        await polling.create_run(run_id)
+    async with contextlib.AsyncExitStack() as stack:
+        clients = {
+            run_id: await stack.enter_async_context(client(polling, run_id, heartbeat=0.1))
+            for run_id in sent
+        }
+        for one in clients.values():
+            await one.attached()
+        calls.clear()
+
+        async def produce(run_id):
+            async with polling.producer(run_id) as run:
+                for item in sent[run_id]:
+                    await run.publish("item", item)
+
+        await asyncio.gather(*map(produce, sent))
+        for run_id, one in clients.items():
+            events = await one.rest()
+            assert data(events) == sent[run_id]
+            assert seqs(events) == list(range(1, len(events) + 1))
+    assert any(len(places) > 5 for places in calls)
+
+
+async def test_the_next_events_of_each_run_and_nothing_else(bridge, few, place_of):
+    for run_id, count in (("one", 3), ("two", 2 * FEW), ("other", 5)):
+        await publish(bridge, run_id, count)
+    one, two = [await place_of(run_id) for run_id in ("one", "two")]
+    found = await few(one._replace(seq=1), two, Place(0, 1, 0))
+    assert {place.key: (batch.first, list(batch.data)) for place, batch in found.items()} == {
+        one.key: (2, ["2", "3"]),
+        two.key: (1, [str(number) for number in range(1, FEW + 1)]),
+    }
+    assert {batch.epoch for batch in found.values()} <= {one.epoch, two.epoch}
+    assert await few(one._replace(seq=3)) == {}
+
+
+async def test_large_events_leave_no_hole(bridge, few, place_of):
+    async with bridge.producer("run") as run:
+        for item in (1, LARGE, 2, "é" * (FEW_BYTES // 2), 3):
+            await run.publish("item", item)
+    place = await place_of("run")
+    numbers = {}
+    for seq in range(5):
+        batch = (await few(place._replace(seq=seq))).values()
+        numbers[seq] = [number for one in batch for number in range(one.first, one.last + 1)]
+    assert numbers == {0: [1], 1: [], 2: [3, 4], 3: [4], 4: [5]}
+
+
+async def test_what_was_trimmed_shows_as_a_gap(bridge, few, place_of):
+    await publish(bridge, "run", 5)
+    await bridge.trim("run", keep=2)
+    place = await place_of("run")
+    assert (await few(place))[place].first == 4
+
+
+async def test_more_runs_than_one_query_takes(bridge, few, place_of, monkeypatch):
+    monkeypatch.setattr(reading, "RUNS_PER_QUERY", 2)
+    for number in range(5):
+        await publish(bridge, f"run-{number}", 1, first=number)
+    places = [await place_of(f"run-{number}") for number in range(5)]
+    found = await few(*places)
+    assert [list(found[place].data) for place in places] == [[str(n)] for n in range(5)]
