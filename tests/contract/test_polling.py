@@ -71,8 +71,7 @@ async def test_clients_of_many_runs_see_exactly_all_events(polling, calls):
             run_id: await stack.enter_async_context(client(polling, run_id, heartbeat=0.1))
             for run_id in sent
         }
-        for one in clients.values():
-            await one.attached()
+        await asyncio.gather(*(one.attached() for one in clients.values()))
         calls.clear()
 
         async def produce(run_id):
