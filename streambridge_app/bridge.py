@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .arguments import check_delay
 from .events import END_SENTINEL, HEARTBEAT_SENTINEL, StreamEvent, check_run_id
-from .exceptions import CancelRequested, ProducerFenced, RunEnded, StreamBridgeError
+from .exceptions import BridgeClosed, CancelRequested, ProducerFenced, RunEnded, StreamBridgeError
 from .follow import End, Gap, Heartbeat, Item
 from .runs import CANCELLED, ERROR, SUCCESS, RunState
 
@@ -383,6 +383,11 @@ def end_of(exc: BaseException) -> dict[str, Any]:
 def cancel_requested(run_id: str) -> CancelRequested:
     """Return the error of a handle whose run is asked to stop."""
     return CancelRequested(f"The run {run_id!r} was asked to stop.")
+
+
+def closed() -> BridgeClosed:
+    """Return the error of a bridge that was closed."""
+    return BridgeClosed("This bridge was closed. Get a new one from get_bridge().")
 
 
 def fenced(run_id: str) -> ProducerFenced:

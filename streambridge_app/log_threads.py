@@ -8,6 +8,7 @@ live as long as their thread, whatever ``CONN_MAX_AGE`` says, and bypass a psyco
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
 
+from .bridge import closed
 from .exceptions import BridgeClosed, LogUnavailable
 from .failures import Failure, failure_of
 from .libpq import Preparing
@@ -63,6 +65,10 @@ class LogThreads:
         """
         return self.start(guarded, self.using, function, *args, **kwargs)
 
+    async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do the same on an event loop, and return the result."""
+        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+
     def submit_repeatable(
         self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:
@@ -77,9 +83,7 @@ class LogThreads:
         except RuntimeError as error:
             if not self._closed:
                 raise
-            raise BridgeClosed(
-                "This bridge was closed. Get a new one from get_bridge()."
-            ) from error
+            raise closed() from error
 
     def check_process(self) -> None:
         """Raise BridgeClosed in a child process: it has none of the parent's threads."""

@@ -28,6 +28,14 @@ class RunHead(NamedTuple):
     status: str
     """``running``, or one of :data:`END_STATUSES`."""
 
+    def merged(self, other: RunHead) -> RunHead:
+        """Return the newer of each part: no source may take the state of a run back."""
+        return self._replace(
+            head=max(self.head, other.head),
+            floor=max(self.floor, other.floor),
+            status=self.status if self.status != RUNNING else other.status,
+        )
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunState:

@@ -22,7 +22,8 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
-from .exceptions import BridgeClosed, StreamBridgeError
+from .bridge import closed
+from .exceptions import StreamBridgeError
 from .log_threads import LogThreads
 from .recovery import Appender, Outcome
 from .writes import Write, Written
@@ -203,7 +204,7 @@ class Writer:
         self._threads.check_process()  # before the lock, which a fork may have caught held
         with self._lock:
             if self._closed:
-                raise BridgeClosed("This bridge was closed. Get a new one from get_bridge().")
+                raise closed()
             self._ready.append(slot)
             if slot.urgent or self._idle:
                 self.hurry()

@@ -29,10 +29,10 @@ from ..arguments import (
     new_end,
     new_run,
 )
-from ..bridge import StreamBridge
+from ..bridge import StreamBridge, closed
 from ..conf import NAME, streambridge_settings
 from ..events import check_event_name, check_key, check_run_id, encode_data
-from ..exceptions import BridgeClosed, LogUnavailable, RunEnded
+from ..exceptions import LogUnavailable, RunEnded
 from ..follow import Item, follow
 from ..handover import extend_lease
 from ..hub import Hub, HubOptions
@@ -119,7 +119,7 @@ class ChannelLayerBridge(StreamBridge):
             max_bytes=max_bytes,
             keep=keep,
         )
-        await self._on_log(log.create, new.run_id, self.using, *new[1:])
+        await self._readers.call(log.create, new.run_id, self.using, *new[1:])
         return new.run_id
 
     async def get_run(self, run_id: str) -> RunState:
@@ -176,7 +176,7 @@ class ChannelLayerBridge(StreamBridge):
         await self._repeatable(log.request_cancel, check_run_id(run_id), self.using)
 
     async def trim(self, run_id: str, *, keep: int) -> int:
-        return await self._on_log(
+        return await self._readers.call(
             retention.trim, check_run_id(run_id), check_keep(keep), self.using
         )
 
@@ -235,7 +235,7 @@ class ChannelLayerBridge(StreamBridge):
         """Raise BridgeClosed after :meth:`close`, and in a process forked from ours."""
         self._readers.check_process()
         if self._closed:
-            raise BridgeClosed("This bridge was closed. Get a new one from get_bridge().")
+            raise closed()
 
     def committed(self, written: Sequence[Written]) -> None:
         """Tell the world what was committed: clients first."""
@@ -300,10 +300,6 @@ class ChannelLayerBridge(StreamBridge):
     def _local_loop(self) -> asyncio.AbstractEventLoop | None:
         loop = self._local_hub_loop
         return None if loop is None or loop.is_closed() else loop
-
-    async def _on_log(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function of the log on a reader thread."""
-        return await asyncio.wrap_future(self._readers.submit(function, *args, **kwargs))
 
     async def _repeatable(
         self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs

@@ -32,10 +32,10 @@ from ..arguments import (
     new_loss,
     new_run,
 )
-from ..bridge import Producer, StreamBridge, fenced
+from ..bridge import Producer, StreamBridge, closed, fenced
 from ..conf import streambridge_settings
 from ..events import check_event_name, check_key, check_run_id, encode_data
-from ..exceptions import BridgeClosed, RunEnded, RunExists, RunNotFound
+from ..exceptions import RunEnded, RunExists, RunNotFound
 from ..follow import Item, follow
 from ..runs import RUNNING, SUCCESS, RunHead, RunState
 from ..signals import SignalThread
@@ -337,7 +337,7 @@ class MemoryBridge(StreamBridge):
 
     def _find(self, run_id: str) -> _Run | None:
         if self._closed:
-            raise BridgeClosed("This bridge was closed. Get a new one from get_bridge().")
+            raise closed()
         run = self._runs.get(run_id)
         if run is None:
             return None
