@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .lease_clock import LEASE_IS_FRESH, NOW
+from .dialects import LEASE_IS_FRESH, NOW
 from .libpq import Statement, to_bool, to_text
 from .models import Event, Run
 from .runs import RUNNING

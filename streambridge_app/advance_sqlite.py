@@ -18,7 +18,7 @@ from typing import Any, Final
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .lease_clock import LEASE_IS_FRESH, NOW
+from .dialects import LEASE_IS_FRESH, NOW
 from .models import Event, Run
 from .runs import RUNNING
 from .tail import Batch

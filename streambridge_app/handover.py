@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db import connections
 
-from .lease_clock import NOW
+from .dialects import NOW
 from .models import Run
 from .runs import RUNNING
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from django.db import connections
 
-from . import log
+from . import liveness
 from .exceptions import BridgeClosed, LogUnavailable
 from .log_threads import LogThreads, guarded
 from .pipeline import Pipeline
@@ -104,7 +104,7 @@ class Keeper:
                 del held  # whoever forgets a handle meanwhile
 
     def _look(self, held: Sequence[Pipeline]) -> None:
-        found = log.held([pipeline.key for pipeline in held], self._using)
+        found = liveness.held([pipeline.key for pipeline in held], self._using)
         due = []
         for pipeline in held:
             run = found.get(pipeline.key)
@@ -115,7 +115,7 @@ class Keeper:
             if run.renewal_due and run.generation == pipeline.generation:
                 due.append(pipeline.key)
         if due:
-            log.renew(due, self._using)
+            liveness.renew(due, self._using)
 
 
 class Watch:
@@ -143,15 +143,15 @@ class Watch:
             Exception: the database failed.
         """
         try:
-            now = log.lease_clock(self._using)
+            now = liveness.lease_clock(self._using)
             # The clock may have jumped, or this machine have slept with all its producers.
             if not 0 <= now - self._last <= LONGEST_BREAK:
                 self._since = now
             self._last = now
-            log.note_clients(followed, now, self._using)
-            log.cancel_unwatched(now, now - self._since, self._using)
+            liveness.note_clients(followed, now, self._using)
+            liveness.cancel_unwatched(now, now - self._since, self._using)
             ended = 0
-            while written := log.expire_leases(
+            while written := liveness.expire_leases(
                 self._using, EXPIRED_AT_ONCE, now, now - self._since
             ):
                 self._announce(written)

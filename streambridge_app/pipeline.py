@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from . import log
+from . import liveness, log
 from .bridge import cancel_requested, fenced
 from .events import check_event_name, check_key, encode_data
 from .recovery import Outcome
@@ -71,7 +71,7 @@ class Pipeline:
         self.key, self.epoch, self.generation = claim.key, claim.epoch, claim.generation
         self._learn_cancel(claim.cancel_requested)
 
-    def learn(self, held: log.Held) -> None:
+    def learn(self, held: liveness.Held) -> None:
         """Take what a look at the run has brought."""
         with self._lock:
             if held.generation != self.generation:

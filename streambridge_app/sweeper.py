@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from . import log, retention
+from . import liveness, retention
 from .conf import streambridge_settings
 from .leases import LOOK_INTERVAL, Watch
 from .models import Run
@@ -31,7 +31,9 @@ Seconds, beside ``RETRY_SECONDS``, for which a sweep leaves what is new.
 A publisher whose connection broke looks for what it has written before it tries again.
 """
 
-LEASE_PATIENCE: Final = (log.EXPIRY_PATIENCE + log.EXPIRY_GRACE) / 1000 + 2 * LOOK_INTERVAL
+LEASE_PATIENCE: Final = (
+    liveness.EXPIRY_PATIENCE + liveness.EXPIRY_GRACE
+) / 1000 + 2 * LOOK_INTERVAL
 """Seconds to watch leases that seem to have expired, before the runs are left to others."""
 
 
@@ -88,7 +90,7 @@ def sweep_alone(
     watch = Watch(using, announce)
     give_up_at = time.monotonic() + LEASE_PATIENCE
     lost = watch.look(())
-    while log.expired_leases(using) and time.monotonic() < give_up_at:
+    while liveness.expired_leases(using) and time.monotonic() < give_up_at:
         time.sleep(LOOK_INTERVAL)  # after an outage, the living must have had time to renew
         lost += watch.look(())
     yield Swept(lost=lost)

@@ -11,7 +11,7 @@ import pytest
 from django.db import connections, transaction
 from django.utils import timezone
 
-from streambridge_app import get_sync_bridge, log, retention, sweeper
+from streambridge_app import get_sync_bridge, liveness, retention, sweeper
 from streambridge_app.exceptions import RunNotFound
 from streambridge_app.models import Event, EventKey, Run
 from streambridge_app.sweeper import Swept, sweep, sweep_alone
@@ -278,7 +278,7 @@ async def test_a_deletion_that_another_has_begun_is_left_to_it_for_a_while(
 async def test_a_sweeper_without_a_server_ends_lost_runs(bridge, stack, in_thread):
     await bridge.create_run("run", lease=0.01)
     await async_wait_until(
-        lambda: in_thread(log.expired_leases, stack.database), 5, "the lease to expire"
+        lambda: in_thread(liveness.expired_leases, stack.database), 5, "the lease to expire"
     )
     told = []
 

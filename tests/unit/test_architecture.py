@@ -23,11 +23,12 @@ LAYERS = {
     ],
     2: ["commit_times", "conf", "models", "refusals"],
     3: [
-        *["advance", "advance_postgresql", "advance_sqlite", "lease_clock", "libpq", "writes"],
+        *["advance", "advance_postgresql", "advance_sqlite", "dialects", "libpq", "writes"],
         "signals",
         "failures",
         "garbage",
         "handover",
+        "liveness",
         "log",
         "log_threads",
         "reading",
@@ -83,6 +84,7 @@ TESTED_BY = {
     "contrib.enqueue": "integration/test_contrib_tasks.py",
     "contrib.tasks": "integration/test_contrib_tasks.py",
     "converters": "integration/test_views.py",
+    "dialects": "contract/test_leases.py",
     "doctor": "integration/test_doctor.py",
     **{
         f"doctor.{name}": "integration/test_doctor.py"
@@ -93,7 +95,7 @@ TESTED_BY = {
     "handover": "contract/test_release.py",
     "followed": "contract/test_subscribe.py",
     "hub": "contract/test_unreliable_layer.py",
-    "lease_clock": "contract/test_leases.py",
+    "liveness": "contract/test_leases.py",
     "libpq": "integration/test_libpq.py",
     "log": "contract/test_order.py",
     "log_threads": "contract/test_runs.py",

@@ -1,0 +1,37 @@
+"""What PostgreSQL and SQLite say in words of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, Final
+
+NOW: Final = {
+    "postgresql": "(date_part('epoch', clock_timestamp()) * 1000)::bigint",
+    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+}
+"""
+Milliseconds since 1970, by vendor.
+
+The database's clock is the clock of all leases: all processes share it.
+"""
+
+LEASE_IS_FRESH: Final = {
+    vendor: f"(lease_expires - {now} BETWEEN lease_ms * 2 / 3 AND lease_ms)"
+    for vendor, now in NOW.items()
+}
+"""
+Whether a renewal may wait: an unchanged column leaves PostgreSQL's index alone. Null: no lease.
+
+More than a lease is left after the clock has jumped back.
+"""
+
+
+def among(vendor: str) -> str:
+    """Return the SQL to compare a value with a list that :func:`listed` has made."""
+    return "= ANY(%s)" if vendor == "postgresql" else "IN (SELECT value FROM json_each(%s))"
+
+
+def listed(values: Iterable[int | str], vendor: str) -> Any:
+    """Return the parameter for :func:`among`."""
+    return list(values) if vendor == "postgresql" else json.dumps(list(values))
