@@ -168,7 +168,11 @@ def _checked(spec: dict[str, Any], clients: list[Client], opened: float) -> dict
         started = min(started, found[0][1])
         finished = max(finished, found[-1][2])
         latencies += [1000 * (arrival - sent) for _, sent, arrival in found]
-    quantiles = statistics.quantiles(latencies, n=1000) if len(latencies) > 1 else latencies * 999
+    quantiles = (
+        statistics.quantiles(latencies, n=1000, method="inclusive")
+        if len(latencies) > 1
+        else latencies * 999
+    )
     return {
         "events": len(latencies),
         "bytes": sum(len(piece) for client in clients for piece in client.pieces),
