@@ -19,9 +19,9 @@ def freeze() -> None:
     """
     Exempt what the process has loaded from collections; once per process.
 
-    Called when the first client of a process comes: all of Django is loaded then. Young garbage goes
-    first; what is older stays for good, since to look for it would keep that client waiting for 50
-    ms. Does nothing if ``STREAMBRIDGE["FREEZE_GC"]`` says no.
+    Called when the first client of a process comes: all of Django is loaded then. Young garbage
+    goes first; what is older stays for good, since to look for it would keep that client waiting
+    for 50 ms. Does nothing if ``STREAMBRIDGE["FREEZE_GC"]`` says no.
     """
     global _asked
     if _asked or not streambridge_settings.FREEZE_GC:
