@@ -26,9 +26,11 @@ import psycopg
 from benchmarks.load import payload
 from tests.services import PostgresServer
 
-_RUNS = "CREATE TABLE runs (id {key}, run_id varchar(200) UNIQUE, head bigint NOT NULL)"
+_RUNS = (
+    "CREATE TABLE IF NOT EXISTS runs (id {key}, run_id varchar(200) UNIQUE, head bigint NOT NULL)"
+)
 _EVENTS = """
-    CREATE TABLE events (
+    CREATE TABLE IF NOT EXISTS events (
         run_id bigint NOT NULL, seq bigint NOT NULL, event varchar(255) NOT NULL,
         data text NOT NULL, created_at {time} NOT NULL, PRIMARY KEY (run_id, seq)
     )
@@ -180,4 +182,11 @@ def postgresql(shared: PostgresServer | None = None, *, arrays: bool = False) ->
     with ExitStack() as stack:
         server = shared or stack.enter_context(PostgresServer(durable=True))
         url = server.create_database("bare_arrays" if arrays else "bare")
-        yield _Postgresql(stack.enter_context(psycopg.connect(url, autocommit=True)), arrays)
+        yield stack.enter_context(connected(url, arrays=arrays))
+
+
+@contextmanager
+def connected(url: str, *, arrays: bool = False) -> Iterator[Table]:
+    """Give a log in a database of PostgreSQL that is there."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield _Postgresql(connection, arrays)

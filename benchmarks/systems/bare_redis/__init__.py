@@ -1,4 +1,8 @@
-"""The limit of Redis publish/subscribe over HTTP: frames published, and passed on unread."""
+"""
+The limit of Redis publish/subscribe over HTTP: frames published, and passed on unread.
+
+And the limit of what keeps its events: the same, each event committed by bare SQL before.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,23 @@ import redis
 from benchmarks.load import Work
 from benchmarks.systems import sse
 from benchmarks.systems.base import ProcessWorker, Request, System, Worker
-from tests.services import AsgiServer, RedisServer
+from tests.services import AsgiServer, PostgresServer, RedisServer
+
+BATCH = 512
+"""Events in a round trip of a worker that is not paced."""
 
 
 class BareRedis(System):
     """A bare ASGI application with a subscription per client; workers publish in batches."""
 
-    name = "bare redis"
-
-    def __init__(self, batch: int = 512) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        """
+        Args:
+            durable: whether workers commit each event to PostgreSQL first.
+        """
         super().__init__()
-        self._batch = batch
+        self.name = "bare sql and redis" if durable else "bare redis"
+        self._durable = durable
 
     def start(self) -> None:
         url = self.serve(RedisServer()).url
@@ -25,6 +35,9 @@ class BareRedis(System):
         with redis.Redis.from_url(url) as client:
             client.config_set("client-output-buffer-limit", "pubsub 0 0 0")
         self._env = {"REDIS_URL": url}
+        if self._durable:
+            postgres = self.serve(PostgresServer(durable=True))
+            self._env["DATABASE_URL"] = postgres.create_database("bare")
         self._server = self.serve(
             AsgiServer(
                 "uvicorn",
@@ -38,7 +51,7 @@ class BareRedis(System):
         return ProcessWorker(
             "benchmarks.systems.bare_redis.worker",
             work.dump(),
-            str(1 if work.rate else self._batch),
+            str(1 if work.rate or self._durable else BATCH),
             env=self._env,
         )
 

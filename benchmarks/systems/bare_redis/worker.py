@@ -1,6 +1,8 @@
 """
 A worker process that publishes each event as a frame, so many per round trip.
 
+If DATABASE_URL names a PostgreSQL, it first commits each of them there.
+
 It uses a connection of the client library by itself: the library's pipeline takes twice as long.
 """
 
@@ -9,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import ExitStack
 
 import redis
 
+from benchmarks import bare_sql
 from benchmarks.load import Work, wait_for_go
 from benchmarks.systems import sse
 
@@ -29,13 +33,20 @@ def main() -> None:
             connection.read_response()
         commands.clear()
 
-    wait_for_go()
-    for run, data in work.events_when_due():
-        frame = sse.frame(b"message", json.dumps(data).encode(), b"%d" % data["n"])
-        commands.append(("PUBLISH", run, frame))
-        if len(commands) == batch:
-            publish()
-    publish()
+    with ExitStack() as stack:
+        url = os.environ.get("DATABASE_URL")
+        table = stack.enter_context(bare_sql.connected(url)) if url else None
+        keys = {run: table.new_run() for run in work.runs} if table else {}
+        wait_for_go()
+        for run, data in work.events_when_due():
+            text = json.dumps(data)
+            if table:
+                table.append(keys[run], [("message", text)])
+            frame = sse.frame(b"message", text.encode(), b"%d" % data["n"])
+            commands.append(("PUBLISH", run, frame))
+            if len(commands) == batch:
+                publish()
+        publish()
 
 
 if __name__ == "__main__":
