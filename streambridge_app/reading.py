@@ -79,8 +79,24 @@ def read_after(key: int, epoch: int, seq: int, limit: int, using: str) -> Batch 
     return None if first is None else Batch.unpack(epoch, first, packed)
 
 
-_FEW = f"""
-    SELECT e.run_id, e.seq, e.event, e.data {{places}} {_EVENT} e
+# Either database must go from the places to the events: PostgreSQL, left to choose, read all events
+# there are for 200 places. So it is given a limit for each place, and SQLite an order of the joins.
+_FEW_POSTGRESQL = f"""
+    SELECT e.run_id, e.seq, e.event, e.data
+    FROM unnest(%s::bigint[], %s::bigint[]) AS w (key, seq) CROSS JOIN LATERAL (
+        SELECT *, first_value(byte_offset) OVER (ORDER BY seq) AS start FROM (
+            SELECT run_id, seq, event, data, byte_offset FROM {_EVENT}
+            WHERE run_id = w.key AND seq > w.seq ORDER BY seq LIMIT {FEW}
+        ) AS following
+    ) AS e
+    WHERE e.byte_offset < {FEW_BYTES} + e.start AND length(e.data) <= {FEW_BYTES}
+    ORDER BY e.run_id, e.seq
+"""
+_FEW_SQLITE = f"""
+    SELECT e.run_id, e.seq, e.event, e.data FROM (
+        SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS seq
+        FROM json_each(%s)
+    ) AS w CROSS JOIN {_EVENT} e
     ON e.run_id = w.key AND e.seq > w.seq AND e.seq <= w.seq + {FEW}
         AND length(e.data) <= {FEW_BYTES} AND e.byte_offset < {FEW_BYTES} + (
             SELECT byte_offset FROM {_EVENT} WHERE run_id = w.key AND seq > w.seq
@@ -88,15 +104,6 @@ _FEW = f"""
         )
     ORDER BY e.run_id, e.seq
 """
-_FEW_SQLITE = _FEW.format(
-    places="""
-    FROM (
-        SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS seq
-        FROM json_each(%s)
-    ) AS w CROSS JOIN
-"""
-)
-_FEW_POSTGRESQL = _FEW.format(places="FROM unnest(%s::bigint[], %s::bigint[]) AS w (key, seq) JOIN")
 
 
 def read_few(places: Sequence[Place], using: str) -> dict[Place, Batch]:

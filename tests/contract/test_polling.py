@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 
 import pytest
+from django.db import connections
 
 from streambridge_app import get_bridge, reading
+from streambridge_app.models import Event, Run
 from streambridge_app.reading import FEW, FEW_BYTES, Place, read_few
 from tests.contract.clients import client, data, publish, seqs
 from tests.contract.conftest import DATABASE_STACKS
 
-pytestmark = pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
+on_databases = pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
 
 LARGE = "x" * (FEW_BYTES + 1)
 
@@ -60,6 +62,7 @@ def place_of(stack, in_thread):
     return call
 
 
+@on_databases
 async def test_clients_of_many_runs_see_exactly_all_events(polling, calls):
     sent = {f"run-{number}": [[number, n] for n in range(number)] for number in range(1, 30)}
     sent["large"] = [1, LARGE, 2, LARGE, LARGE, 3]
@@ -87,6 +90,7 @@ async def test_clients_of_many_runs_see_exactly_all_events(polling, calls):
     assert any(len(places) > 5 for places in calls)
 
 
+@on_databases
 async def test_the_next_events_of_each_run_and_nothing_else(bridge, few, place_of):
     for run_id, count in (("one", 3), ("two", 2 * FEW), ("other", 5)):
         await publish(bridge, run_id, count)
@@ -100,6 +104,7 @@ async def test_the_next_events_of_each_run_and_nothing_else(bridge, few, place_o
     assert await few(one._replace(seq=3)) == {}
 
 
+@on_databases
 async def test_large_events_leave_no_hole(bridge, few, place_of):
     async with bridge.producer("run") as run:
         for item in (1, LARGE, 2, "é" * (FEW_BYTES // 2), 3):
@@ -112,6 +117,7 @@ async def test_large_events_leave_no_hole(bridge, few, place_of):
     assert numbers == {0: [1], 1: [], 2: [3, 4], 3: [4], 4: [5]}
 
 
+@on_databases
 async def test_what_was_trimmed_shows_as_a_gap(bridge, few, place_of):
     await publish(bridge, "run", 5)
     await bridge.trim("run", keep=2)
@@ -119,6 +125,30 @@ async def test_what_was_trimmed_shows_as_a_gap(bridge, few, place_of):
     assert (await few(place))[place].first == 4
 
 
+@pytest.mark.parametrize("stack", DATABASE_STACKS[1:2], indirect=True)
+async def test_postgresql_goes_from_the_places_to_the_events(bridge, stack, in_thread):
+    """With few long runs it would rather read all events, if it might choose."""
+    for number in range(3):
+        await publish(bridge, f"run-{number}", 1)
+
+    def plan():
+        with connections[stack.database].cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {Event._meta.db_table} "  # noqa: S608 - names of our tables
+                "(run_id, seq, byte_offset, event, data, created_at) "
+                "SELECT id, seq, seq * 100, 'item', repeat('x', 100), now() "
+                f"FROM {Run._meta.db_table}, generate_series(2, 20000) AS seq"
+            )
+            cursor.execute(f"ANALYZE {Event._meta.db_table}")
+            keys = list(Run.objects.using(stack.database).values_list("id", flat=True)) * 70
+            places = (keys, [19_990] * len(keys))
+            cursor.execute(f"EXPLAIN {reading._FEW_POSTGRESQL}", places)
+            return "\n".join(line for (line,) in cursor.fetchall())
+
+    assert f"Seq Scan on {Event._meta.db_table}" not in await in_thread(plan)
+
+
+@on_databases
 async def test_more_runs_than_one_query_takes(bridge, few, place_of, monkeypatch):
     monkeypatch.setattr(reading, "RUNS_PER_QUERY", 2)
     for number in range(5):
