@@ -9,6 +9,7 @@ child gets its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -17,6 +18,14 @@ from typing import Any, Final, TypeVar
 
 INTERRUPT_DEADLINE: Final = 5.0
 """Seconds for which an interrupted caller waits for what it has called to stop."""
+
+SIGNAL_SECONDS: Final = 1.0
+"""
+Seconds after which a waiting caller sees to a signal that didn't wake it.
+
+One that comes in the last instructions before a thread sleeps, or that the kernel gives to another
+thread, wakes nobody; Python handles it when the main thread next runs.
+"""
 
 T = TypeVar("T")
 
@@ -64,6 +73,9 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     running = loop()
     running.call_soon_threadsafe(start)
     try:
+        while not result.done():
+            with contextlib.suppress(TimeoutError):
+                result.result(SIGNAL_SECONDS)
         return result.result()
     except BaseException:
         if not result.done():

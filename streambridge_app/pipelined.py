@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from .background import SIGNAL_SECONDS
 from .bridge import Producer
 from .exceptions import InsideTransaction, StreamBridgeError
 from .pipeline import Pipeline
@@ -142,4 +143,5 @@ class PipelinedSyncProducer(SyncProducer):
             return
         self._bridge.refuse_transaction("Waiting for a producer handle's commit")
         with self._pipeline.settled:
-            self._pipeline.settled.wait_for(ready)
+            while not self._pipeline.settled.wait_for(ready, SIGNAL_SECONDS):
+                pass

@@ -63,6 +63,36 @@ def test_an_interrupted_call_has_stopped_when_it_returns():
     assert stopped == [True]
 
 
+def test_a_signal_that_does_not_wake_the_caller_is_seen_to():
+    cancelled = []
+
+    async def work():
+        # What another thread receives, the main one sleeps on through.
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    with pytest.raises(KeyboardInterrupt):
+        background.run(work())
+    assert cancelled
+
+
+def test_a_call_may_last_longer_than_a_look_for_signals(monkeypatch):
+    monkeypatch.setattr(background, "SIGNAL_SECONDS", 0.001)
+    assert background.run(asyncio.sleep(0.02, 7)) == 7
+
+
+def test_a_timeout_of_what_was_called_comes_back():
+    async def give_up():
+        raise TimeoutError("of its own")
+
+    with pytest.raises(TimeoutError, match="of its own"):
+        background.run(give_up())
+
+
 def test_an_interrupted_sync_subscription_can_be_closed_and_taken_up_again(settings):
     settings.STREAMBRIDGE = {"BACKEND": MEMORY}
     bridge, sync_bridge = get_bridge(), get_sync_bridge()
