@@ -14,9 +14,9 @@ from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
 from .advance import advance
-from .arguments import new_loss
 from .commit_times import commit_time
 from .dialects import LEASE_IS_FRESH, NOW, among, listed
+from .lifecycle import new_loss
 from .models import Run
 from .runs import RUNNING
 from .writes import Write, Written

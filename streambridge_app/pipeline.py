@@ -13,9 +13,11 @@ from typing import Any
 
 from . import liveness, log
 from .bridge import cancel_requested, fenced
-from .events import check_event_name, check_key, encode_data
+from .event_data import encode_data
+from .events import check_event_name, check_key
 from .recovery import Outcome
-from .writer import COMMIT_EVENTS, COMMIT_SIZE, Group, Wakeup, Writer
+from .slots import COMMIT_EVENTS, COMMIT_SIZE, Group, Wakeup
+from .writer import Writer
 
 
 class Pipeline:

@@ -12,8 +12,8 @@ from .background import SIGNAL_SECONDS
 from .bridge import Producer
 from .exceptions import InsideTransaction, StreamBridgeError
 from .pipeline import Pipeline
+from .slots import Wakeup
 from .sync import SyncProducer
-from .writer import Wakeup
 
 if TYPE_CHECKING:
     from .backends.channel_layer import ChannelLayerBridge

@@ -15,9 +15,11 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from . import log, retention
-from .arguments import check_delay, check_keep, new_end, new_run
-from .events import check_event_name, check_key, check_run_id, encode_data
+from .arguments import check_delay, check_keep
+from .event_data import encode_data
+from .events import check_event_name, check_key, check_run_id
 from .exceptions import InsideTransaction, RunEnded
+from .lifecycle import new_end, new_run
 from .log_threads import guarded, guarded_repeatable, in_transaction
 from .pipelined import PipelinedSyncProducer
 from .runs import SUCCESS, RunState

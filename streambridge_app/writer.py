@@ -20,19 +20,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Final, Protocol
+from typing import Final
 
 from .bridge import closed
 from .exceptions import StreamBridgeError
 from .log_threads import LogThreads
 from .recovery import Appender, Outcome
+from .slots import COMMIT_EVENTS, COMMIT_SIZE, Group, SharedPublication, Slot
 from .writes import Write, Written
-
-COMMIT_EVENTS: Final = 512
-"""Events in one transaction, at most."""
-
-COMMIT_SIZE: Final = 4_194_304
-"""Characters of data after which a transaction takes no further slot."""
 
 PAUSE_PER_RUN: Final = 0.002
 """Seconds between two commits for each run but one that the first was for."""
@@ -43,128 +38,6 @@ LINGER: Final = 0.05
 """Seconds for which the thread waits for a slot before it ends: to be started takes longer."""
 
 logger = logging.getLogger("streambridge")
-
-Wakeup = tuple[asyncio.AbstractEventLoop, Callable[[], None]]
-
-
-class Group:
-    """What one transaction appends to one run, and the slots it came from."""
-
-    __slots__ = ("data", "end", "epoch", "generation", "keyed", "keys", "names", "size", "slots")
-
-    def __init__(self, slot: Slot) -> None:
-        self.epoch = slot.epoch
-        self.generation = slot.generation
-        self.keyed = slot.keyed
-        self.names: list[str] = []
-        self.data: list[str] = []
-        self.keys: list[str | None] = []
-        """A key or None for each of the first events, if any has one."""
-        self.size = 0
-        """Characters of data."""
-        self.end: str | None = None
-        self.slots: list[tuple[Slot, int]] = []
-
-    def takes(self, slot: Slot) -> bool:
-        """Return whether what a slot gives may share the fate of what is here."""
-        return (
-            self.end is None
-            and self.epoch == slot.epoch
-            and self.generation == slot.generation
-            and not (self.keyed or slot.keyed)
-        )
-
-    def add(
-        self, names: Sequence[str], data: Sequence[str], keys: Sequence[str | None] = ()
-    ) -> int:
-        """Add events, and return how many characters of data they have."""
-        if keys:
-            self.keyed = True
-            self.keys += [None] * (len(self.names) - len(self.keys))
-            self.keys += keys
-        self.names += names
-        self.data += data
-        size = sum(map(len, data))
-        self.size += size
-        return size
-
-
-class Slot(Protocol):
-    """A publisher's place in the queue. Its methods are called on the writer's thread."""
-
-    run_id: str
-    epoch: int | None
-    """The incarnation of the run that it is for; None: whichever there is."""
-    generation: int | None
-    """The generation of the producer that it is from; None: of no handle."""
-    keyed: bool
-    """Whether events may have keys: what becomes of them is no other slot's business."""
-    urgent: bool
-    """Whether somebody waits for it already."""
-
-    def give(self, group: Group, most: int) -> bool:
-        """Add up to ``most`` events, or an end, to a group; return whether there is more."""
-
-    def settle(self, count: int, outcome: Outcome) -> Wakeup | None:
-        """Learn what became of ``count`` events given; return what to call on which loop."""
-
-
-class Publication:
-    """The slot of one awaited ``publish`` or ``publish_end``."""
-
-    __slots__ = (
-        *("_data", "_end", "_future", "_keys", "_loop", "_names", "_outcome"),
-        *("epoch", "generation", "keyed", "run_id"),
-    )
-
-    urgent = True
-
-    def __init__(
-        self,
-        run_id: str,
-        names: Sequence[str],
-        data: Sequence[str],
-        end: str | None = None,
-        epoch: int | None = None,
-        generation: int | None = None,
-        key: str | None = None,
-    ) -> None:
-        self.run_id = run_id
-        self.epoch = epoch
-        self.generation = generation
-        self.keyed = key is not None
-        self._names = names
-        self._data = data
-        self._end = end
-        self._keys = () if key is None else (key,)
-        self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[Written] = self._loop.create_future()
-        self._outcome: Outcome | None = None
-
-    def give(self, group: Group, most: int) -> bool:
-        group.add(self._names, self._data, self._keys)
-        group.end = self._end
-        return False
-
-    def settle(self, count: int, outcome: Outcome) -> Wakeup:
-        self._outcome = outcome
-        return self._loop, self._resolve
-
-    def _resolve(self) -> None:
-        if self._future.done():  # the publisher was cancelled
-            return
-        if isinstance(self._outcome, Exception):
-            self._future.set_exception(self._outcome)
-        elif self._outcome is not None:
-            self._future.set_result(self._outcome)
-
-    async def written(self) -> Written:
-        """
-        Return what was written, after the commit.
-
-        A cancellation leaves the slot in the queue: the event may still be written.
-        """
-        return await self._future
 
 
 class Writer:
@@ -180,6 +53,8 @@ class Writer:
         self._announce = announce
         self._threads = LogThreads(using, threads=1, name="writer")
         self._ready: deque[Slot] = deque()
+        self._shared: dict[str, SharedPublication] = {}
+        """The last slot of each run in the queue, if further events may join it."""
         # A signal's handler may publish in the middle of a publish, and of its haste: so neither
         # is a Lock, nor an Event, which has one inside.
         self._lock = threading.RLock()
@@ -194,6 +69,26 @@ class Writer:
         self._has_more = False
         """Whether the last commit could not take all that was ready."""
 
+    def publish(self, run_id: str, name: str, text: str) -> asyncio.Future[Written]:
+        """
+        Put an event into the queue, and return what is written, after the commit. Never blocks.
+
+        A future that is cancelled leaves the event in the queue: it may still be written.
+
+        Raises:
+            BridgeClosed: the writer takes no more.
+        """
+        loop = asyncio.get_running_loop()
+        slot = self._shared.get(run_id)
+        if slot is not None and slot.loop is loop:  # so we are not in a child process
+            with self._lock:
+                if self._shared.get(run_id) is slot and slot.has_room():
+                    return slot.add(name, text)
+        slot = SharedPublication(run_id, loop)
+        written = slot.add(name, text)
+        self.submit(slot)
+        return written
+
     def submit(self, slot: Slot) -> None:
         """
         Put a slot into the queue. Never blocks.
@@ -206,6 +101,10 @@ class Writer:
             if self._closed:
                 raise closed()
             self._ready.append(slot)
+            if isinstance(slot, SharedPublication):
+                self._shared[slot.run_id] = slot
+            else:
+                self._shared.pop(slot.run_id, None)  # what comes later must stay behind
             if slot.urgent or self._idle:
                 self.hurry()
             if self._draining:
@@ -217,6 +116,7 @@ class Writer:
                 self._threads.start(self._drain)
             except BaseException:  # no thread to be had, or an interrupt: nobody would drain
                 self._draining = False
+                self._shared.pop(slot.run_id, None)
                 with contextlib.suppress(ValueError):  # the thread has it already
                     self._ready.remove(slot)
                 raise
@@ -236,6 +136,7 @@ class Writer:
         """Refuse new slots, write what is queued if the database can be reached, end the thread."""
         with self._lock:
             self._closed = True
+            self._shared.clear()
         self._appender.close()
         self.hurry()
         self._threads.close()
@@ -276,17 +177,21 @@ class Writer:
         """Take from the slots that are ready as much as one transaction may hold."""
         groups: dict[str, Group] = {}
         later: list[Slot] = []
+        waiting: set[str] = set()  # runs of which a slot does: none may overtake it
         events = size = 0
         while events < COMMIT_EVENTS and size < COMMIT_SIZE:
             try:
                 slot = self._ready.popleft()
             except IndexError:
                 break
+            with self._lock:
+                self._shared.pop(slot.run_id, None)  # nobody joins what is taken
             group = groups.get(slot.run_id)
             if group is None:
                 group = Group(slot)
-            elif not group.takes(slot):
+            elif slot.run_id in waiting or not group.takes(slot):
                 later.append(slot)  # what comes after an end learns so from the log
+                waiting.add(slot.run_id)
                 continue
             events_before, size_before = len(group.names), group.size
             if slot.give(group, COMMIT_EVENTS - events):
@@ -300,10 +205,18 @@ class Writer:
             size += group.size - size_before
         self._has_more = bool(later or self._ready)
         if later:
-            # Behind the others: one that always has more must not keep them waiting.
-            with self._lock:
-                self._ready.extend(later)
+            self._put_back(later)
         return groups
+
+    def _put_back(self, later: Sequence[Slot]) -> None:
+        """Put slots behind those of other runs: one that always has more must not hold them up."""
+        runs = {slot.run_id for slot in later}
+        with self._lock:
+            ready = list(self._ready)
+            others = [slot for slot in ready if slot.run_id not in runs]
+            behind = [slot for slot in ready if slot.run_id in runs]
+            self._ready.clear()
+            self._ready.extend([*others, *later, *behind])
 
     def _commit(self, groups: dict[str, Group]) -> None:
         writes = [

@@ -26,25 +26,26 @@ from ..arguments import (
     check_keep,
     check_subscription,
     milliseconds,
-    new_end,
-    new_run,
 )
 from ..bridge import StreamBridge, closed
 from ..conf import NAME, streambridge_settings
-from ..events import check_event_name, check_key, check_run_id, encode_data
+from ..event_data import encode_data
+from ..events import check_event_name, check_key, check_run_id
 from ..exceptions import LogUnavailable, RunEnded
 from ..follow import Item, follow
 from ..handover import extend_lease
 from ..hub import Hub, HubOptions
 from ..leases import Keeper, Watch
+from ..lifecycle import new_end, new_run
 from ..log_threads import LogThreads
 from ..pipeline import Pipeline
 from ..pipelined import PipelinedProducer
 from ..recovery import Appender
 from ..runs import SUCCESS, RunState
 from ..signals import SignalThread
+from ..slots import Publication
 from ..transactional import TransactionalBridge
-from ..writer import Publication, Writer
+from ..writer import Writer
 from ..writes import Written
 
 CLAIM_PAUSE: Final = 0.2
@@ -126,12 +127,12 @@ class ChannelLayerBridge(StreamBridge):
         return await self._repeatable(log.state, check_run_id(run_id), self.using)
 
     async def publish(self, run_id: str, event: str, data: Any, *, key: str | None = None) -> None:
-        publication = Publication(
-            check_run_id(run_id),
-            (check_event_name(event),),
-            (encode_data(data, self.max_event_bytes),),
-            key=None if key is None else check_key(key),
-        )
+        run_id, name = check_run_id(run_id), check_event_name(event)
+        text = encode_data(data, self.max_event_bytes)
+        if key is None:
+            await self.writer.publish(run_id, name, text)
+            return
+        publication = Publication(run_id, (name,), (text,), key=check_key(key))
         self.writer.submit(publication)
         await publication.written()
 

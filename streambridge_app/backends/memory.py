@@ -28,15 +28,14 @@ from ..arguments import (
     check_keep,
     check_subscription,
     milliseconds,
-    new_end,
-    new_loss,
-    new_run,
 )
 from ..bridge import Producer, StreamBridge, closed, fenced
 from ..conf import streambridge_settings
-from ..events import check_event_name, check_key, check_run_id, encode_data
+from ..event_data import encode_data
+from ..events import check_event_name, check_key, check_run_id
 from ..exceptions import RunEnded, RunExists, RunNotFound
 from ..follow import Item, follow
+from ..lifecycle import new_end, new_loss, new_run
 from ..runs import RUNNING, SUCCESS, RunHead, RunState
 from ..signals import SignalThread
 from ..tail import Batch

@@ -1,5 +1,6 @@
 """When the writer commits: at once, or after a pause that lets more runs share the commit."""
 
+import asyncio
 import itertools
 import subprocess
 import sys
@@ -7,8 +8,9 @@ import sys
 import pytest
 
 from streambridge_app import advance_sqlite, get_bridge, get_sync_bridge, log, writer
+from streambridge_app.exceptions import BridgeClosed, RunEnded
 from streambridge_app.models import Event
-from streambridge_app.writer import COMMIT_EVENTS
+from streambridge_app.slots import COMMIT_EVENTS, COMMIT_SIZE
 from tests.services import TIMEOUT_SCALE, async_wait_until, spawn
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -140,6 +142,128 @@ async def test_what_did_not_fit_is_committed_at_once(commits, paused):
     await async_wait_until(
         lambda: sum(sum(commit.values()) for commit in commits) == total, 10, "all of it"
     )
+
+
+@pytest.fixture
+def held(commits):
+    """Let the writer look at what is ready only when it is told to, by a call of this."""
+    writer = get_bridge().writer
+    writer._draining = True
+
+    async def look() -> None:
+        await asyncio.sleep(0)  # the tasks start
+        writer._threads.start(writer._drain)
+
+    return look
+
+
+def published():
+    return list(Event.objects.order_by("run", "seq").values_list("data", flat=True))
+
+
+async def test_publishers_of_a_run_share_a_slot_and_keep_their_order(commits, held):
+    bridge = get_bridge()
+    total = 2 * COMMIT_EVENTS + 10
+    publishing = [
+        asyncio.ensure_future(bridge.publish("a", "update", number)) for number in range(total)
+    ]
+    await held()
+    await asyncio.gather(*publishing)
+    assert [commit["a"] for commit in commits] == [COMMIT_EVENTS, COMMIT_EVENTS, 10]
+    assert await asyncio.to_thread(published) == [str(number) for number in range(total)]
+
+
+async def test_nobody_joins_a_slot_in_front_of_an_end_or_a_handle(commits, held):
+    bridge = get_bridge()
+    handle = bridge.producer("a")
+
+    async def publish_in_turn():
+        await asyncio.gather(
+            bridge.publish("a", "update", 1),
+            handle.publish("update", 2),
+            bridge.publish("a", "update", 3),
+            bridge.publish("a", "update", 4, key="four"),
+            bridge.publish("a", "update", 5),
+            bridge.publish_end("a"),
+        )
+
+    publishing = asyncio.ensure_future(publish_in_turn())
+    await asyncio.sleep(0)
+    late = asyncio.ensure_future(bridge.publish("a", "update", 6))
+    await held()
+    await publishing
+    with pytest.raises(RunEnded):
+        await late
+    assert await asyncio.to_thread(published) == ["1", "2", "3", "4", "5"]
+
+
+async def test_what_did_not_fit_is_not_overtaken(commits, held):
+    bridge = get_bridge()
+    total = COMMIT_EVENTS + 100
+    publishing = [
+        asyncio.ensure_future(bridge.publish(run_id, "update", number))
+        for run_id, count in (("b", 10), ("a", total))
+        for number in range(count)
+    ]
+    await asyncio.sleep(0)
+    ending = asyncio.ensure_future(bridge.publish_end("a"))
+    await held()
+    await asyncio.gather(*publishing, ending)
+    assert commits == [{"b": 10, "a": COMMIT_EVENTS - 10}, {"a": 110}]
+    a_run = Event.objects.filter(run__run_id="a").order_by("seq").values_list("data", flat=True)
+    assert [data async for data in a_run] == [str(number) for number in range(total)]
+
+
+async def test_no_more_data_joins_a_slot_than_a_commit_should_have(commits, held):
+    bridge = get_bridge()
+    text = "x" * (COMMIT_SIZE // 8)
+    publishing = [asyncio.ensure_future(bridge.publish("a", "update", text)) for _ in range(20)]
+    await held()
+    await asyncio.gather(*publishing)
+    assert [commit["a"] for commit in commits] == [8, 8, 4]
+
+
+async def test_a_cancelled_publisher_leaves_those_of_its_slot_alone(commits, held):
+    bridge = get_bridge()
+    publishing = [asyncio.ensure_future(bridge.publish("a", "update", n)) for n in range(3)]
+    await asyncio.sleep(0)
+    publishing[1].cancel()
+    await held()
+    await asyncio.gather(publishing[0], publishing[2])
+    with pytest.raises(asyncio.CancelledError):
+        await publishing[1]
+    assert await asyncio.to_thread(published) == ["0", "1", "2"]
+
+
+async def test_nobody_joins_a_slot_of_a_bridge_that_is_closed(commits, held):
+    bridge = get_bridge()
+    publishing = asyncio.ensure_future(bridge.publish("a", "update", 1))
+    await held()
+    closing = asyncio.ensure_future(bridge.close())
+    await asyncio.sleep(0)
+    with pytest.raises(BridgeClosed):
+        await bridge.publish("a", "update", 2)
+    await publishing
+    await closing
+
+
+async def test_loops_do_not_share_a_slot(commits):
+    bridge = get_bridge()
+    total = 200
+
+    def publish_in_a_loop_of_its_own(first):
+        async def publish_all():
+            await asyncio.gather(
+                *(bridge.publish("a", "update", first + number) for number in range(total))
+            )
+
+        asyncio.run(publish_all())
+
+    await asyncio.gather(
+        *(asyncio.to_thread(publish_in_a_loop_of_its_own, n * total) for n in range(4))
+    )
+    found = await asyncio.to_thread(published)
+    assert sorted(map(int, found)) == list(range(4 * total))
 
 
 async def test_a_signal_may_publish_in_the_middle_of_a_publish(commits):

@@ -21,7 +21,7 @@ LAYERS = {
         *["cursor", "sse", "socket_frames", "tail", "follow", "arguments", "bridge"],
         *["background", "sync", "redaction"],
     ],
-    2: ["commit_times", "conf", "models", "refusals"],
+    2: ["event_data", "lifecycle", "commit_times", "conf", "models", "refusals"],
     3: [
         *["advance", "advance_postgresql", "advance_sqlite", "dialects", "libpq", "writes"],
         "signals",
@@ -39,7 +39,7 @@ LAYERS = {
     ],
     4: [
         *["groups", "announce", "membership", "pages", "followed", "polling", "hub"],
-        *["writer", "pipeline", "pipelined", "transactional", "leases"],
+        *["slots", "writer", "pipeline", "pipelined", "transactional", "leases"],
         *["backends.memory", "backends.channel_layer", "access", "streams", "flow_control"],
         *["streaming", "shutdown", "sweeper"],
     ],
@@ -119,6 +119,7 @@ TESTED_BY = {
     "tasks": "acceptance/test_celery.py",
     "transactional": "contract/test_transactions.py",
     "urls": "integration/test_views.py",
+    "slots": "integration/test_writer.py",
     "writer": "integration/test_writer.py",
     "writes": "contract/test_order.py",
 }

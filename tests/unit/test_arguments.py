@@ -1,6 +1,3 @@
-import json
-import uuid
-
 import pytest
 
 from streambridge_app.arguments import (
@@ -8,56 +5,8 @@ from streambridge_app.arguments import (
     check_delay,
     check_keep,
     check_subscription,
-    new_end,
-    new_run,
 )
-from streambridge_app.exceptions import InvalidCursor, InvalidEvent, InvalidRunId
-
-
-class User:
-    pk = 7
-
-
-def test_a_run_without_an_id_gets_a_uuid():
-    first, second = new_run(None, None, None, 100), new_run(None, None, None, 100)
-    assert uuid.UUID(first.run_id) != uuid.UUID(second.run_id)
-
-
-@pytest.mark.parametrize(("owner", "key"), [(None, None), (7, 7), ("name", "name"), (User(), 7)])
-def test_the_owner_becomes_its_key(owner, key):
-    assert new_run("run", owner, None, 100).owner_id == key
-
-
-def test_metadata_becomes_json():
-    assert new_run("run", None, {"b": 1, "a": 2}, 100).metadata_json == '{"b":1,"a":2}'
-    assert new_run("run", None, None, 100).metadata_json == "{}"
-
-
-def test_wrong_arguments_of_a_run_are_refused():
-    with pytest.raises(InvalidRunId):
-        new_run("", None, None, 100)
-    with pytest.raises(InvalidEvent):
-        new_run("run", None, {"a": {1}}, 100)
-    with pytest.raises(InvalidEvent):
-        new_run("run", None, {"a": "x" * 100}, 100)
-
-
-def test_an_end_without_an_error_appends_nothing():
-    assert new_end("run", "lost", None) == ("run", [], [], "lost")
-
-
-def test_an_error_is_appended_and_turns_success_into_error():
-    run_id, names, data, status = new_end("run", "success", ValueError("no"))
-    assert (run_id, names, status) == ("run", ["error"], "error")
-    assert json.loads(data[0]) == {"error": "ValueError", "message": "no"}
-    assert new_end("run", "cancelled", "by the user").status == "cancelled"
-
-
-@pytest.mark.parametrize("message", ["x" * 10_000_000, "\u0000" * 10_000_000, "\ud800\n"])
-def test_no_error_is_too_large_or_strange_to_end_with(message):
-    (text,) = new_end("run", "success", ValueError(message)).data
-    assert len(text) < 200_000
-    assert "\n" not in text
+from streambridge_app.exceptions import InvalidCursor, InvalidRunId
 
 
 def test_keep():
