@@ -26,7 +26,9 @@ LOGGERS: Final = (
 and Daphne's for an application that it kills. The access log of Daphne's command line is no
 logger: :func:`streambridge_app.flow_control.flow_control` takes care of it."""
 
-_TOKEN = re.compile(r"""(?<![\w-])(token=)[^&#\s"']+""")
+# Any letter of a parameter's name may be written as its code, and still be that letter.
+_NAME: Final = "".join(f"(?:{letter}|%(?i:{ord(letter):02x}))" for letter in "token")
+_TOKEN: Final = re.compile(rf"""(?<![\w-])({_NAME}=)[^&#\s"']+""")
 
 
 def redact(text: str) -> str:

@@ -23,6 +23,8 @@ SECRET = "WyJydW4iLDE3MV0:1tXyZ-_:s1gn.ature%3D"
         (f"/?token={SECRET}&token={SECRET}2#here", "/?token=***&token=***#here"),
         (f'"GET /?token={SECRET} HTTP/1.1" 200', '"GET /?token=*** HTTP/1.1" 200'),
         (f"b'token={SECRET}'", "b'token=***'"),
+        (f"/?%74oken={SECRET}&t%6F%6bEn={SECRET}", f"/?%74oken=***&t%6F%6bEn={SECRET}"),
+        (f"/?%74%6F%6b%65%6E={SECRET}", "/?%74%6F%6b%65%6E=***"),
         ("/?token=", "/?token="),
         ("/?token", "/?token"),
         ("/?csrf_token=visible&my-token=visible", "/?csrf_token=visible&my-token=visible"),
