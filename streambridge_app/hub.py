@@ -19,7 +19,7 @@ from channels.layers import BaseChannelLayer
 from . import reading
 from .announce import News, is_process_local
 from .bridge import closed
-from .exceptions import LogUnavailable
+from .exceptions import BridgeClosed, LogUnavailable
 from .followed import Followed
 from .garbage import freeze
 from .leases import LOOK_INTERVAL, Watch
@@ -158,6 +158,8 @@ class Hub:
                     pass
             except LogUnavailable:
                 continue
+            except BridgeClosed:  # the interpreter is ending
+                return
             except Exception:
                 logger.exception("Sweeping the log failed.")
 
@@ -168,6 +170,8 @@ class Hub:
             followed = visited.union(self._runs)
             try:
                 await self._watcher.call(self._watch.look, followed)
+            except BridgeClosed:
+                return
             except Exception as error:
                 self._visited |= visited
                 if not isinstance(error, LogUnavailable):

@@ -48,7 +48,6 @@ class LogThreads:
         self.using = using
         self._process = os.getpid()
         self._connections: list[BaseDatabaseWrapper] = []
-        self._closed = False
         self._executor = ThreadPoolExecutor(
             threads, thread_name_prefix=f"streambridge-{name}", initializer=self._connect
         )
@@ -61,7 +60,7 @@ class LogThreads:
         replaced at the next call.
 
         Raises:
-            BridgeClosed: after :meth:`close`, or in a child process.
+            BridgeClosed: after :meth:`close`, at the interpreter's end, or in a child process.
         """
         return self.start(guarded, self.using, function, *args, **kwargs)
 
@@ -81,7 +80,7 @@ class LogThreads:
         try:
             return self._executor.submit(function, *args, **kwargs)
         except RuntimeError as error:
-            if not self._closed:
+            if "shutdown" not in str(error):  # there is no thread to be had
                 raise
             raise closed() from error
 
@@ -95,7 +94,6 @@ class LogThreads:
 
     def close(self) -> None:
         """Wait for what is under way, end the threads and close their connections."""
-        self._closed = True
         self._executor.shutdown(wait=True)
         for connection in self._connections:
             connection.close()

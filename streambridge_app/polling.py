@@ -16,7 +16,7 @@ from typing import Final
 from . import reading
 from .bridge import closed
 from .cursor import Verdict
-from .exceptions import LogUnavailable
+from .exceptions import BridgeClosed, LogUnavailable
 from .follow import RETRY_DELAY
 from .followed import Followed
 from .log_threads import LogThreads
@@ -120,6 +120,9 @@ class Poller:
                     await self._update(asked)
                 if loop.time() >= next_tick:
                     await self._tick()
+            except BridgeClosed as error:  # the interpreter is ending
+                _settle(looks.values(), error)
+                return
             except Exception as error:
                 _settle(looks.values(), error)
                 self._stale |= stale

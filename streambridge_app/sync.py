@@ -7,6 +7,7 @@ A backend may name a better one in :attr:`StreamBridge.sync_class`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -148,6 +149,7 @@ def _blocking(events: Any) -> Iterator[StreamEvent]:
             except StopAsyncIteration:
                 return
     finally:
-        closing = background.submit(events.aclose())
-        if not background.is_current_thread():  # a garbage collection may run anywhere
-            closing.result()
+        if not sys.is_finalizing():  # or no thread runs any more, and nothing would come of it
+            closing = background.submit(events.aclose())
+            if not background.is_current_thread():  # a garbage collection may run anywhere
+                closing.result()
