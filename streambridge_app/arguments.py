@@ -12,10 +12,19 @@ MAX_DELAY: Final = 3_155_760_000
 """Seconds, around a century: what a date can be added to."""
 
 
+def check_number(name: str, value: object) -> None:
+    """Raise TypeError unless a value can be compared with numbers."""
+    try:
+        value < 0  # type: ignore[operator]  # noqa: B015
+    except TypeError:
+        raise TypeError(f"{name} must be a number, not {value!r:.80}.") from None
+
+
 def milliseconds(name: str, seconds: float | None) -> int | None:
     """Return an optional duration as whole milliseconds, 1 or more, or raise ValueError."""
     if seconds is None:
         return None
+    check_number(name, seconds)
     if not 0 < seconds <= MAX_DELAY:
         raise ValueError(
             f"{name} must be more than 0 and up to {MAX_DELAY:,} seconds, or None, not {seconds!r}."
@@ -25,13 +34,17 @@ def milliseconds(name: str, seconds: float | None) -> int | None:
 
 def check_limit(name: str, limit: int | None) -> int | None:
     """Return an optional number of events or bytes, or raise ValueError."""
-    if limit is not None and not 1 <= limit < 2**63:
+    if limit is None:
+        return None
+    check_number(name, limit)
+    if not 1 <= limit < 2**63:
         raise ValueError(f"{name} must be 1 or more, or None, not {limit!r}.")
     return limit
 
 
 def check_keep(keep: int) -> int:
     """Return how many events to keep, or raise ValueError."""
+    check_number("keep", keep)
     if keep < 0:
         raise ValueError(f"keep must be 0 or more events, not {keep!r}.")
     return keep
@@ -39,6 +52,7 @@ def check_keep(keep: int) -> int:
 
 def check_delay(delay: float, name: str = "delay") -> datetime.timedelta:
     """Return a delay in seconds as a timedelta, or raise ValueError."""
+    check_number(name, delay)
     if not 0 <= delay <= MAX_DELAY:
         raise ValueError(f"{name} must be 0 to {MAX_DELAY:,} seconds, not {delay!r}.")
     return datetime.timedelta(seconds=delay)
@@ -50,5 +64,6 @@ def check_subscription(
     """Check the arguments of ``follow`` and ``subscribe`` at the call, not at the first item."""
     check_run_id(run_id)
     cursor.parse(last_event_id)
+    check_number("heartbeat_interval", heartbeat_interval)
     if not heartbeat_interval > 0:
         raise ValueError(f"heartbeat_interval must be more than 0 s, not {heartbeat_interval!r}.")

@@ -71,8 +71,8 @@ class StreamBridge(abc.ABC):
 
         Raises:
             InvalidRunId: the id can't name a run.
-            ValueError: a lease or ``cancel_after`` that is not more than 0, a limit below 1, or a
-                negative ``keep``.
+            ValueError: a lease or ``cancel_after`` that is not more than 0, a limit below 1, a
+                negative ``keep``, or an owner that was never saved.
             RunExists: a run has this id.
             InvalidEvent: JSON can't express the metadata, or it is over the size limit.
             LogUnavailable: the log can't be reached.

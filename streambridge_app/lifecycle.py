@@ -49,9 +49,14 @@ def new_run(
     keep: float | None = None,
 ) -> NewRun:
     """Check the arguments of ``create_run``; a missing id becomes a new UUID."""
+    owner_id = getattr(owner, "pk", owner)
+    if owner_id is None and not (owner is None or getattr(owner, "is_anonymous", False)):
+        raise ValueError(f"The owner has no primary key, save it first: {owner!r:.80}.")
+    if not isinstance(metadata, Mapping | None):
+        raise TypeError(f"metadata must be a mapping, not {metadata!r:.80}.")
     return NewRun(
         str(uuid.uuid4()) if run_id is None else check_run_id(run_id),
-        getattr(owner, "pk", owner),
+        owner_id,
         encode_data(dict(metadata or {}), max_event_bytes),
         milliseconds("lease", lease),
         milliseconds("cancel_after", cancel_after),

@@ -1,12 +1,30 @@
+import datetime
+
 import pytest
 
 from streambridge_app.arguments import (
     MAX_DELAY,
     check_delay,
     check_keep,
+    check_limit,
     check_subscription,
+    milliseconds,
 )
 from streambridge_app.exceptions import InvalidCursor, InvalidRunId
+
+
+def test_what_is_no_number():
+    hour = datetime.timedelta(hours=1)
+    with pytest.raises(TypeError, match=r"delay must be a number, not datetime\.timedelta"):
+        check_delay(hour)
+    with pytest.raises(TypeError, match="keep must be a number, not '5'"):
+        check_keep("5")
+    with pytest.raises(TypeError, match="lease must be a number"):
+        milliseconds("lease", hour)
+    with pytest.raises(TypeError, match="max_events must be a number"):
+        check_limit("max_events", [1])
+    with pytest.raises(TypeError, match="heartbeat_interval must be a number"):
+        check_subscription("run", None, "1")
 
 
 def test_keep():

@@ -21,6 +21,23 @@ def test_the_owner_becomes_its_key(owner, key):
     assert new_run("run", owner, None, 100).owner_id == key
 
 
+def test_an_owner_must_have_been_saved():
+    class Unsaved:
+        pk = None
+
+    class Anonymous(Unsaved):
+        is_anonymous = True
+
+    with pytest.raises(ValueError, match="save it first"):
+        new_run("run", Unsaved(), None, 100)
+    assert new_run("run", Anonymous(), None, 100).owner_id is None
+
+
+def test_metadata_must_be_a_mapping():
+    with pytest.raises(TypeError, match=r"metadata must be a mapping, not \[1\]"):
+        new_run("run", None, [1], 100)
+
+
 def test_metadata_becomes_json():
     assert new_run("run", None, {"b": 1, "a": 2}, 100).metadata_json == '{"b":1,"a":2}'
     assert new_run("run", None, None, 100).metadata_json == "{}"
