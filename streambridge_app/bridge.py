@@ -101,8 +101,7 @@ class StreamBridge(abc.ABC):
         Args:
             run_id: the run.
             event: the event's name: 1 to 255 characters, no CR, LF or NUL, not ``__…``.
-            data: anything that JSON can express, up to ``MAX_EVENT_BYTES`` as UTF-8. UUIDs become
-                text and members of an enum their values; other types are refused.
+            data: anything that JSON can express, up to ``MAX_EVENT_BYTES`` as UTF-8.
             key: 1 to 255 characters that tell this event from the others of its run. To publish
                 again with the same key changes nothing and is no error, also after the end.
 

@@ -7,11 +7,9 @@ keys.
 
 from __future__ import annotations
 
-import enum
 import json
 import math
 import re
-import uuid
 from typing import Any, Final
 
 import orjson
@@ -27,46 +25,35 @@ MAX_ERROR_LENGTH: Final = 16_384
 """Characters of an error's message; the rest is cut."""
 
 
-def _plain(value: object) -> Any:
-    """Return what stands for a value that json doesn't know, as orjson would."""
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    if isinstance(value, enum.Enum):
-        return value.value
-    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
-
-
-_unicode = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
-)
-_ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), default=_plain)
-_OPTIONS: Final = (
-    orjson.OPT_PASSTHROUGH_DATACLASS
-    | orjson.OPT_PASSTHROUGH_DATETIME
-    | orjson.OPT_PASSTHROUGH_SUBCLASS
-)
+_unicode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+_MOST_VALUES: Final = 100_000
+"""Values that data may have for orjson: circular data has no end of them."""
+_SCALARS: Final = frozenset({str, int, bool, type(None)})
 
 
 def _encode(data: Any) -> str:
-    """Return JSON text: by orjson, or by json, ten times slower, where that is not exact."""
-    try:
-        text = orjson.dumps(data, None, _OPTIONS).decode()
-    except orjson.JSONEncodeError:
-        pass
-    else:
-        # NaN is null to it, and an orjson.Fragment goes in as it is, on many lines even.
-        if ("null" not in text or _is_exact(data)) and "\n" not in text:
-            return text
+    """Return JSON text: by orjson, or by json, ten times slower, where they may differ."""
+    if _is_plain(data):
+        try:
+            return orjson.dumps(data).decode()
+        except orjson.JSONEncodeError:  # keys that aren't text, surrogates, numbers over 64 bits
+            pass
     text = _unicode.encode(data)
     return text if is_utf8(text) else _ascii.encode(data)
 
 
-def _is_exact(data: Any) -> bool:
-    """Return whether JSON has all of some data: no NaN, no infinity, no type of one's own."""
+def _is_plain(data: Any) -> bool:
+    """
+    Return whether data has nothing but what JSON itself knows.
+
+    To orjson NaN is null, and a fragment goes in as it is. It also runs code of a member of an
+    enum, and no longer stands when a signal's handler raises in there.
+    """
     values = [data]
     for value in values:  # and what is in it, which is added meanwhile
         kind = type(value)
-        if kind in _EXACT or (kind is float and math.isfinite(value)):
+        if kind in _SCALARS or (kind is float and math.isfinite(value)):
             continue
         if kind is dict:
             values += value.values()
@@ -74,10 +61,9 @@ def _is_exact(data: Any) -> bool:
             values += value
         else:
             return False
+        if len(values) > _MOST_VALUES:
+            return False
     return True
-
-
-_EXACT: Final = frozenset({str, int, bool, type(None)})
 
 
 def encode_data(data: Any, max_bytes: float) -> str:

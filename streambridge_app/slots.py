@@ -18,7 +18,11 @@ COMMIT_EVENTS: Final = 512
 """Events in one transaction, at most."""
 
 COMMIT_SIZE: Final = 4_194_304
-"""Characters of data after which a transaction takes no further slot."""
+"""
+Characters of data after which a transaction takes no further slot, and a slot no further event.
+
+So a transaction has twice that, and an event more, at most.
+"""
 
 Wakeup = tuple[asyncio.AbstractEventLoop, Callable[[], None]]
 
@@ -138,7 +142,7 @@ class SharedPublication:
     The slot of awaited calls on one event loop: of all that publish to a run before it is taken.
 
     They go from thread to thread and back together, which costs a call a fraction of what it costs
-    alone. The writer's lock guards :meth:`add` until the writer lets nobody in any more.
+    alone. Others join it under the writer's lock, while it is in the queue.
     """
 
     __slots__ = ("_events", "_given", "_size", "loop", "run_id")

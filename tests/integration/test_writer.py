@@ -1,7 +1,9 @@
 """When the writer commits: at once, or after a pause that lets more runs share the commit."""
 
 import asyncio
+import contextlib
 import itertools
+import os
 import subprocess
 import sys
 
@@ -238,13 +240,14 @@ async def test_a_cancelled_publisher_leaves_those_of_its_slot_alone(commits, hel
 async def test_nobody_joins_a_slot_of_a_bridge_that_is_closed(commits, held):
     bridge = get_bridge()
     publishing = asyncio.ensure_future(bridge.publish("a", "update", 1))
-    await held()
-    closing = asyncio.ensure_future(bridge.close())
     await asyncio.sleep(0)
-    with pytest.raises(BridgeClosed):
-        await bridge.publish("a", "update", 2)
+    with bridge.writer._lock:  # so that the thread that closes comes no further
+        bridge.writer._closed = True
+        with pytest.raises(BridgeClosed):
+            await bridge.publish("a", "update", 2)
+    await held()
     await publishing
-    await closing
+    assert await asyncio.to_thread(published) == ["1"]
 
 
 async def test_loops_do_not_share_a_slot(commits):
@@ -262,8 +265,69 @@ async def test_loops_do_not_share_a_slot(commits):
     await asyncio.gather(
         *(asyncio.to_thread(publish_in_a_loop_of_its_own, n * total) for n in range(4))
     )
-    found = await asyncio.to_thread(published)
-    assert sorted(map(int, found)) == list(range(4 * total))
+    found = list(map(int, await asyncio.to_thread(published)))
+    for first in range(0, 4 * total, total):
+        own = [number for number in found if first <= number < first + total]
+        assert own == list(range(first, first + total))
+
+
+async def test_runs_with_more_than_a_commit_takes_get_their_turns(commits, held):
+    bridge = get_bridge()
+    publishing = [
+        asyncio.ensure_future(bridge.publish(run_id, "update", number))
+        for run_id, count in (("a", 3 * COMMIT_EVENTS), ("b", 10), ("c", COMMIT_EVENTS))
+        for number in range(count)
+    ]
+    await held()
+    await asyncio.gather(*publishing)
+    rest = {"c": COMMIT_EVENTS - 10}
+    whole = {"a": COMMIT_EVENTS}
+    assert commits == [
+        whole,
+        {"b": 10, **rest},
+        whole,
+        {"c": 10, "a": COMMIT_EVENTS - 10},
+        {"a": 10},
+    ]
+
+
+async def test_a_thread_that_does_not_start_leaves_nothing_in_the_queue(commits, monkeypatch):
+    bridge = get_bridge()
+
+    def no_thread(*args):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bridge.writer._threads, "start", no_thread)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="new thread"):
+                await bridge.publish("a", "update", 1)
+    async with asyncio.timeout(20):
+        await bridge.publish("a", "update", 2)
+    assert await asyncio.to_thread(published) == ["2"]
+
+
+def test_a_child_process_does_not_join_a_slot_of_its_parent(commits):
+    bridge = get_bridge()
+    bridge.writer._draining = True  # so that the slot stays in the queue
+    with asyncio.Runner() as runner:
+
+        async def give_up():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await bridge.publish("a", "update", 1)
+
+        runner.run(give_up())
+        child = os.fork()
+        if child == 0:
+            try:
+                runner.run(asyncio.wait_for(bridge.publish("a", "update", 2), 10))
+            except BridgeClosed:
+                os._exit(0)
+            finally:
+                os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    bridge.writer._threads.start(bridge.writer._drain)
 
 
 async def test_a_signal_may_publish_in_the_middle_of_a_publish(commits):
@@ -290,9 +354,10 @@ def test_a_sync_flush_ends_the_pause(commits):
             other.flush()
 
 
-def test_a_signal_may_publish_at_any_line_of_a_publish(tmp_path):
+@pytest.mark.parametrize("what", ["handle", "call"])
+def test_a_signal_may_come_at_any_line_of_a_publish(tmp_path, what):
     process = spawn(
-        [sys.executable, "-m", "tests.integration.apps.interrupted"],
+        [sys.executable, "-m", "tests.integration.apps.interrupted", what],
         env={
             "DJANGO_SETTINGS_MODULE": "project.settings",
             "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3",
