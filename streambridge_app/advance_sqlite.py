@@ -6,13 +6,12 @@ Each runs once per commit; what it costs bounds how fast anybody can publish.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import itertools
 import json
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from django.db import transaction
@@ -58,6 +57,7 @@ _RENEW_LEASE = f"UPDATE {_RUN} SET lease_expires = {NOW['sqlite']} + lease_ms WH
 _INSERT = f"INSERT INTO {_EVENT} (created_at, run_id, seq, byte_offset, event, data) VALUES "
 _INSERTED: Final = 6
 """Columns of a row."""
+_INSERT_ONE: Final = f"{_INSERT} ({', '.join('?' * _INSERTED)})"
 
 # These versions of Python warn of each numbered value (python/cpython#117995).
 _may_share = not (3, 12) <= sys.version_info < (3, 12, 4)
@@ -82,57 +82,58 @@ A row of 64 costs a third of one alone.
 """
 
 
-@contextlib.contextmanager
-def _sqlite_cursor(connection: BaseDatabaseWrapper) -> Iterator[sqlite3.Cursor]:
+def advance(
+    connection: BaseDatabaseWrapper, writes: Sequence[Write], at: datetime.datetime
+) -> list[Written]:
     """
-    Give a cursor inside the caller's transaction, or in one of its own.
+    Do it in a few statements: SQLite locks the whole database, which needs no order.
 
-    It is the driver's: what Django does around three statements and a commit takes longer than
-    SQLite takes for them.
+    By the driver's cursor: what Django does around them and a commit takes longer than they do.
     """
     connection.ensure_connection()
     connection.validate_no_broken_transaction()
     cursor: sqlite3.Cursor = connection.connection.cursor()
+    created_at = _adapted(at, connection)
     if connection.in_atomic_block or not connection.autocommit:
         with transaction.atomic(using=connection.alias), connection.wrap_database_errors:
-            yield cursor
-        return
+            return _advance(cursor, writes, created_at)
     with connection.wrap_database_errors:
         try:
             cursor.execute("BEGIN IMMEDIATE")  # an interrupt here may come after it has begun
-            yield cursor
+            done = _advance(cursor, writes, created_at)
             cursor.execute("COMMIT")
         except BaseException:
             connection.connection.rollback()
             raise
+    return done
 
 
-def advance(
-    connection: BaseDatabaseWrapper, writes: Sequence[Write], at: datetime.datetime
+def _advance(
+    cursor: sqlite3.Cursor, writes: Sequence[Write], created_at: str | None
 ) -> list[Written]:
-    """Do it in a few statements: SQLite locks the whole database, which needs no order."""
-    created_at = connection.ops.adapt_datetimefield_value(at)
     wanted = {write.run_id: (write, sizes_of(write.data)) for write in writes}
     parameters = [
         (len(write.names), sum(sizes), run_id, write.epoch, write.generation)
         for run_id, (write, sizes) in wanted.items()
     ]
+    if len(parameters) == 1:
+        cursor.execute(_ADVANCE_ONE, parameters[0])
+    else:
+        cursor.execute(_ADVANCE_MANY, (json.dumps(parameters),))
     done = []
     shared: tuple[Any, ...] = (created_at,) if _may_share else ()
     values: list[Any] = []
-    with _sqlite_cursor(connection) as cursor:
-        if len(parameters) == 1:
-            cursor.execute(_ADVANCE_ONE, parameters[0])
+    for run_id, key, epoch, head, size, cancel, renewal_due in cursor.fetchall():
+        write, sizes = wanted[run_id]
+        if write.end is not None:
+            cursor.execute(_END, (write.end, created_at, key))
+        elif renewal_due:
+            cursor.execute(_RENEW_LEASE, (key,))
+        first = head - len(write.names) + 1
+        offset = size - sum(sizes)
+        if len(writes) == len(write.names) == 1:  # most commits of a slow run
+            cursor.execute(_INSERT_ONE, (created_at, key, head, offset, *write.names, *write.data))
         else:
-            cursor.execute(_ADVANCE_MANY, (json.dumps(parameters),))
-        for run_id, key, epoch, head, size, cancel, renewal_due in cursor.fetchall():
-            write, sizes = wanted[run_id]
-            if write.end is not None:
-                cursor.execute(_END, (write.end, created_at, key))
-            elif renewal_due:
-                cursor.execute(_RENEW_LEASE, (key,))
-            first = head - len(write.names) + 1
-            offset = size - sum(sizes)
             columns: list[Sequence[Any]] = [
                 range(first, head + 1),
                 list(itertools.accumulate(sizes, initial=offset))[: len(sizes)],
@@ -144,12 +145,19 @@ def advance(
             for value in (created_at, key)[len(shared) :][::-1]:
                 columns.insert(0, [value] * len(sizes))
             values += _row_by_row(columns)
-            batch = Batch(epoch, first, write.names, write.data)
-            ended = write.end is not None
-            status = write.end or RUNNING
-            done.append(Written(run_id, key, epoch, batch, status, cancel is not None, ended))
-        _insert(cursor, shared, values)
+        batch = Batch(epoch, first, write.names, write.data)
+        ended = write.end is not None
+        status = write.end or RUNNING
+        done.append(Written(run_id, key, epoch, batch, status, cancel is not None, ended))
+    _insert(cursor, shared, values)
     return done
+
+
+def _adapted(at: datetime.datetime, connection: BaseDatabaseWrapper) -> str | None:
+    """Return a time as Django stores it."""
+    if at.tzinfo is datetime.UTC is connection.timezone:
+        return at.isoformat(" ")[: -len("+00:00")]  # as below, with less around it
+    return connection.ops.adapt_datetimefield_value(at)
 
 
 def _row_by_row(columns: Sequence[Sequence[Any]]) -> list[Any]:
@@ -161,6 +169,8 @@ def _row_by_row(columns: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 def _insert(cursor: sqlite3.Cursor, shared: tuple[Any, ...], values: Sequence[Any]) -> None:
+    if not values:
+        return
     limit = cursor.connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)  # 999 at least
     start = 0
     for width, statement in _INSERTIONS[len(shared)]:

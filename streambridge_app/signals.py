@@ -64,11 +64,10 @@ class SignalThread:
 def _news(written: Sequence[Written]) -> News:
     news: News = []
     for one in written:
-        known: dict[str, Any] = {"run_id": one.run_id, "epoch": one.epoch}
         if one.batch.first == 1 and len(one.batch):
-            news.append((run_started, known))
+            news.append((run_started, {"run_id": one.run_id, "epoch": one.epoch}))
         if one.ended:
-            known = {**known, "status": one.status}
+            known = {"run_id": one.run_id, "epoch": one.epoch, "status": one.status}
             news.append((run_ended, known))
             if one.status == LOST:
                 news.append((run_lost, known))

@@ -1,10 +1,13 @@
-"""The statements that insert many rows on SQLite."""
+"""What an append on SQLite says: the statements that insert many rows, and the time of them."""
 
+import datetime
 import re
 
 import pytest
+from django.db import connections
+from django.db.backends.sqlite3.base import DatabaseWrapper
 
-from streambridge_app.advance_sqlite import _INSERTED, _INSERTIONS
+from streambridge_app.advance_sqlite import _INSERTED, _INSERTIONS, _adapted
 
 
 @pytest.mark.parametrize("shared", _INSERTIONS)
@@ -15,3 +18,16 @@ def test_only_shared_values_have_a_number(shared: int) -> None:
         marks = re.findall(r"\?\d*", statement.partition("VALUES")[2])
         row = [*(f"?{number}" for number in range(1, shared + 1)), *["?"] * (_INSERTED - shared)]
         assert marks == row * rows
+
+
+@pytest.mark.parametrize("time_zone", [None, "Asia/Tokyo"])
+@pytest.mark.parametrize("microsecond", [0, 7, 999_999])
+def test_a_time_is_what_django_stores(time_zone: str | None, microsecond: int) -> None:
+    connection = DatabaseWrapper(
+        {**connections["default"].settings_dict, "TIME_ZONE": time_zone}, "default"
+    )
+    at = datetime.datetime(2026, 11, 26, 23, 59, 58, microsecond, datetime.UTC)
+    adapted = _adapted(at, connection)
+    assert adapted == connection.ops.adapt_datetimefield_value(at)
+    assert adapted is not None
+    assert adapted.startswith("2026-11-26 23" if time_zone is None else "2026-11-27 08")
