@@ -70,9 +70,16 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         task.add_done_callback(lambda task: _hand_over(task, result))
         tasks.append(task)
 
+    def stop() -> None:
+        if tasks:
+            tasks[0].cancel()
+        else:  # the interrupt came before the start
+            coroutine.close()
+            result.cancel()
+
     running = loop()
-    running.call_soon_threadsafe(start)
     try:
+        running.call_soon_threadsafe(start)
         while not result.done():
             with contextlib.suppress(TimeoutError):
                 result.result(SIGNAL_SECONDS)
@@ -81,7 +88,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         if not result.done():
             # This thread was interrupted, by Ctrl-C for one. What it called must have stopped
             # before the caller cleans up after it.
-            running.call_soon_threadsafe(lambda: tasks[0].cancel())
+            running.call_soon_threadsafe(stop)
             wait((result,), INTERRUPT_DEADLINE)
         raise
 
