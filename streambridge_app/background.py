@@ -76,6 +76,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         else:  # the interrupt came before the start
             coroutine.close()
             result.cancel()
+            result.set_running_or_notify_cancel()  # or who waits for it is not told
 
     running = loop()
     try:

@@ -1,4 +1,6 @@
 import asyncio
+import concurrent.futures
+import inspect
 import os
 import signal
 import threading
@@ -78,6 +80,32 @@ def test_a_signal_that_does_not_wake_the_caller_is_seen_to():
     with pytest.raises(KeyboardInterrupt):
         background.run(work())
     assert cancelled
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_an_interrupt_as_early_as_the_start_stops_what_was_called(monkeypatch, scheduled):
+    running = background.loop()
+
+    class Interrupted:
+        def call_soon_threadsafe(self, callback):
+            monkeypatch.setattr(self, "call_soon_threadsafe", running.call_soon_threadsafe)
+            if scheduled:
+                running.call_soon_threadsafe(callback)
+            raise KeyboardInterrupt
+
+    left = []
+
+    def wait(futures, timeout):
+        left.extend(concurrent.futures.wait(futures, timeout).not_done)
+
+    monkeypatch.setattr(background, "wait", wait)
+    interrupted = Interrupted()
+    monkeypatch.setattr(background, "loop", lambda: interrupted)
+    coroutine = asyncio.sleep(20)
+    with pytest.raises(KeyboardInterrupt):
+        background.run(coroutine)
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
+    assert not left
 
 
 def test_a_call_may_last_longer_than_a_look_for_signals(monkeypatch):
