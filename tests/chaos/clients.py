@@ -26,6 +26,14 @@ WATCHDOG: Final = 4.0
 LATER: Final = 503
 """The only refusal that an outage explains."""
 
+STOPPED: Final = 500
+"""
+What Uvicorn, told to stop, answers a WebSocket's handshake that is under way.
+
+The application's own failures have the same status, and an error in the server's log, which
+:func:`tests.chaos.leftovers.check_logs` finds.
+"""
+
 
 class Dropped(Exception):
     """The client itself hangs up."""
@@ -178,7 +186,7 @@ class SocketClient(Client):
             await self._read(url)
         except websockets.InvalidStatus as error:
             status = error.response.status_code
-            self._refused(f"WebSocket handshake {status}", explained=status == LATER)
+            self._refused(f"WebSocket handshake {status}", status in {LATER, STOPPED})
         except websockets.ConnectionClosed as error:
             code = error.rcvd.code if error.rcvd else None
             known = code in {None, 1001, 1006, 1012, 4000 + LATER}
