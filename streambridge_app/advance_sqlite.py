@@ -33,9 +33,10 @@ _ADVANCE = f"""
     WHERE r.run_id = {{run_id}} AND +r.status = '{RUNNING}'
         AND r.epoch = coalesce({{epoch}}, r.epoch)
         AND r.generation = coalesce({{generation}}, r.generation)
-    RETURNING
-        run_id, id, epoch, head, size, cancel_requested_at,
-        CASE WHEN lease_ms THEN NOT {LEASE_IS_FRESH["sqlite"]} END
+"""
+_ADVANCED = f"""
+    run_id, id, epoch, head, size, cancel_requested_at,
+    CASE WHEN lease_ms THEN NOT {LEASE_IS_FRESH["sqlite"]} END
 """
 _WANTED = """
     FROM (
@@ -49,9 +50,13 @@ _WANTED = """
     ) AS w
 """
 _COLUMNS = ("n", "size", "run_id", "epoch", "generation")
-_ADVANCE_MANY = _ADVANCE.format(source=_WANTED, **{name: f"w.{name}" for name in _COLUMNS})
+_ADVANCE_MANY = (
+    _ADVANCE.format(source=_WANTED, **{name: f"w.{name}" for name in _COLUMNS})
+    + f"RETURNING {_ADVANCED}"
+)
 _ADVANCE_ONE = _ADVANCE.format(source="", **dict.fromkeys(_COLUMNS, "?"))
-"""The same for a single run: half of what it takes with the JSON."""
+_SELECT_ONE = f"SELECT {_ADVANCED} FROM {_RUN} WHERE run_id = ?"
+"""What the one before has advanced: the two take less than one with RETURNING."""
 _END = f"UPDATE {_RUN} SET status = ?, ended_at = ?, lease_expires = NULL WHERE id = ?"
 _RENEW_LEASE = f"UPDATE {_RUN} SET lease_expires = {NOW['sqlite']} + lease_ms WHERE id = ?"
 _INSERT = f"INSERT INTO {_EVENT} (created_at, run_id, seq, byte_offset, event, data) VALUES "
@@ -90,7 +95,8 @@ def advance(
 
     By the driver's cursor: what Django does around them and a commit takes longer than they do.
     """
-    connection.ensure_connection()
+    if connection.connection is None:
+        connection.ensure_connection()
     connection.validate_no_broken_transaction()
     cursor: sqlite3.Cursor = connection.connection.cursor()
     created_at = _adapted(at, connection)
@@ -111,46 +117,58 @@ def advance(
 def _advance(
     cursor: sqlite3.Cursor, writes: Sequence[Write], created_at: str | None
 ) -> list[Written]:
+    if len(writes) == 1:
+        return _advance_one(cursor, writes[0], created_at)
     wanted = {write.run_id: (write, sizes_of(write.data)) for write in writes}
-    parameters = [
-        (len(write.names), sum(sizes), run_id, write.epoch, write.generation)
-        for run_id, (write, sizes) in wanted.items()
-    ]
-    if len(parameters) == 1:
-        cursor.execute(_ADVANCE_ONE, parameters[0])
-    else:
-        cursor.execute(_ADVANCE_MANY, (json.dumps(parameters),))
+    parameters = [_parameters(write, sum(sizes)) for write, sizes in wanted.values()]
+    cursor.execute(_ADVANCE_MANY, (json.dumps(parameters),))
     done = []
     shared: tuple[Any, ...] = (created_at,) if _may_share else ()
     values: list[Any] = []
-    for run_id, key, epoch, head, size, cancel, renewal_due in cursor.fetchall():
-        write, sizes = wanted[run_id]
-        if write.end is not None:
-            cursor.execute(_END, (write.end, created_at, key))
-        elif renewal_due:
-            cursor.execute(_RENEW_LEASE, (key,))
-        first = head - len(write.names) + 1
-        offset = size - sum(sizes)
-        if len(writes) == len(write.names) == 1:  # most commits of a slow run
-            cursor.execute(_INSERT_ONE, (created_at, key, head, offset, *write.names, *write.data))
-        else:
-            columns: list[Sequence[Any]] = [
-                range(first, head + 1),
-                list(itertools.accumulate(sizes, initial=offset))[: len(sizes)],
-                write.names,
-                write.data,
-            ]
-            if _may_share and len(writes) == 1:
-                shared = (created_at, key)
-            for value in (created_at, key)[len(shared) :][::-1]:
-                columns.insert(0, [value] * len(sizes))
-            values += _row_by_row(columns)
-        batch = Batch(epoch, first, write.names, write.data)
-        ended = write.end is not None
-        status = write.end or RUNNING
-        done.append(Written(run_id, key, epoch, batch, status, cancel is not None, ended))
+    for run in cursor.fetchall():
+        write, sizes = wanted[run[0]]
+        written = _advanced(cursor, run, write, created_at)
+        values += _values(run, write, sizes, (created_at, written.key)[len(shared) :])
+        done.append(written)
     _insert(cursor, shared, values)
     return done
+
+
+def _advance_one(cursor: sqlite3.Cursor, write: Write, created_at: str | None) -> list[Written]:
+    sizes = sizes_of(write.data)
+    cursor.execute(_ADVANCE_ONE, _parameters(write, sum(sizes)))
+    if not cursor.rowcount:
+        return []
+    (run,) = cursor.execute(_SELECT_ONE, (write.run_id,)).fetchall()
+    written = _advanced(cursor, run, write, created_at)
+    if len(sizes) == 1:  # most commits of a slow run
+        _, key, _, head, size, *_ = run
+        (name,), (data,) = write.names, write.data
+        cursor.execute(_INSERT_ONE, (created_at, key, head, size - sizes[0], name, data))
+    else:
+        shared = (created_at, written.key) if _may_share else ()
+        own = (created_at, written.key)[len(shared) :]
+        _insert(cursor, shared, _values(run, write, sizes, own))
+    return [written]
+
+
+def _parameters(write: Write, size: int) -> tuple[Any, ...]:
+    return len(write.names), size, write.run_id, write.epoch, write.generation
+
+
+def _advanced(
+    cursor: sqlite3.Cursor, run: tuple[Any, ...], write: Write, created_at: str | None
+) -> Written:
+    """End a run that was advanced or renew its lease, if need be, and return what is written."""
+    run_id, key, epoch, head, _, cancel_requested_at, renewal_due = run
+    ended = write.end is not None
+    if ended:
+        cursor.execute(_END, (write.end, created_at, key))
+    elif renewal_due:
+        cursor.execute(_RENEW_LEASE, (key,))
+    batch = Batch(epoch, head - len(write.names) + 1, write.names, write.data)
+    cancel_requested = cancel_requested_at is not None
+    return Written(run_id, key, epoch, batch, write.end or RUNNING, cancel_requested, ended)
 
 
 def _adapted(at: datetime.datetime, connection: BaseDatabaseWrapper) -> str | None:
@@ -160,9 +178,20 @@ def _adapted(at: datetime.datetime, connection: BaseDatabaseWrapper) -> str | No
     return connection.ops.adapt_datetimefield_value(at)
 
 
-def _row_by_row(columns: Sequence[Sequence[Any]]) -> list[Any]:
-    """Return the values of some columns, one row after the other."""
-    values: list[Any] = [None] * (len(columns[0]) * len(columns))
+def _values(
+    run: tuple[Any, ...], write: Write, sizes: Sequence[int], own: Sequence[Any]
+) -> list[Any]:
+    """Return the values of the events of a run, one row after the other, each after ``own``."""
+    _, _, _, head, size, *_ = run
+    count = len(sizes)
+    columns: list[Sequence[Any]] = [
+        *([value] * count for value in own),
+        range(head - count + 1, head + 1),
+        list(itertools.accumulate(sizes, initial=size - sum(sizes)))[:count],
+        write.names,
+        write.data,
+    ]
+    values: list[Any] = [None] * (count * len(columns))
     for position, column in enumerate(columns):
         values[position :: len(columns)] = column
     return values

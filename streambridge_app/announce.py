@@ -128,7 +128,7 @@ class Announcer:
     def announce(self, written: Sequence[Written]) -> None:
         """Send word of what was committed, soon."""
         self._send_soon(
-            [News(one.run_id, one.epoch, one.batch.last, one.status, one.batch) for one in written]
+            News(one.run_id, one.epoch, one.batch.last, one.status, one.batch) for one in written
         )
 
     def announce_deletion(self, run_id: str) -> None:
@@ -149,11 +149,13 @@ class Announcer:
             else:
                 await asyncio.wait((sending,))
 
-    def _send_soon(self, news: Sequence[News]) -> None:
+    def _send_soon(self, news: Iterable[News]) -> None:
         publisher = self._publisher
         if publisher is None:
             self._send_on_loop(news)
-        elif not (publisher.connected and publisher.send([self._message(one) for one in news])):
+            return
+        news = list(news)
+        if not (publisher.connected and publisher.send([self._message(one) for one in news])):
             self._hold(news)
             if publisher.connect(self._connected):
                 self._send_held()  # it may have been connected meanwhile

@@ -139,14 +139,20 @@ def _has_psycopg3() -> bool:
 
 
 def guarded(using: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """Call a function that uses this thread's connection: see :func:`guarded_on`."""
+    return guarded_on(connections[using], function, *args, **kwargs)
+
+
+def guarded_on(
+    connection: BaseDatabaseWrapper, function: Callable[..., T], /, *args: Any, **kwargs: Any
+) -> T:
     """
-    Call a function that uses this thread's connection, after replacing a broken one.
+    Call a function that uses a connection, after replacing it if it is broken.
 
     Raises:
         LogUnavailable: the database failed. Inside the caller's transaction, that is lost.
             Outside, nothing was committed, unless ``written`` is None: the connection broke.
     """
-    connection = connections[using]
     alone = not in_transaction(connection)
     if connection.errors_occurred and alone:
         connection.close_if_unusable_or_obsolete()
@@ -164,7 +170,8 @@ def guarded(using: str, function: Callable[..., T], /, *args: Any, **kwargs: Any
             with contextlib.suppress(Error):
                 connection.close()
         raise LogUnavailable(
-            f"The log in the database {using!r} can't be reached or is locked: {error}. "
+            f"The log in the database {connection.alias!r} can't be reached or is locked: "
+            f"{error}. "
             "Trying again may help.",
             written=None if alone and reached and failure is Failure.LOST else False,
             transient=alone and failure is not Failure.REFUSED,

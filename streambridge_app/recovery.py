@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from django.db import transaction
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from . import log
 from .commit_times import commit_time
 from .exceptions import LogUnavailable
-from .log_threads import guarded
+from .log_threads import guarded_on
 from .models import Event, Run
 from .tail import Batch
 from .writes import Write, Written
@@ -43,6 +44,10 @@ class Appender:
         self._last_moment = float("inf")
 
     def append(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Append on this thread's connection: see :meth:`append_on`."""
+        return self.append_on(connections[self._using], writes)
+
+    def append_on(self, connection: BaseDatabaseWrapper, writes: Sequence[Write]) -> list[Outcome]:
         """
         Append to several runs, and return for each write what became of it.
 
@@ -61,7 +66,7 @@ class Appender:
         pause = FIRST_PAUSE
         while True:
             try:
-                return list(guarded(self._using, attempt))
+                return list(guarded_on(connection, attempt))
             except LogUnavailable as error:
                 failure = error
             except Exception as error:

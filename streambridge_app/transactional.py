@@ -136,10 +136,11 @@ class TransactionalBridge(SyncStreamBridge):
 
     def _append(self, write: Write) -> None:
         self._bridge.check_open()
-        (outcome,) = self._bridge.appender.append([write])
+        connection = connections[self._using]  # once: each look for it takes a hundredth
+        (outcome,) = self._bridge.appender.append_on(connection, [write])
         if isinstance(outcome, Exception):
             raise outcome
-        if in_transaction(connections[self._using]):
+        if in_transaction(connection):
             transaction.on_commit(partial(self._committed, [outcome]), using=self._using)
         else:
             self._committed([outcome])
