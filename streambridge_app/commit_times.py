@@ -10,14 +10,13 @@ from __future__ import annotations
 import datetime
 import os
 import threading
-import time
 from typing import Final
 
 from django.conf import settings
 
-_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND: Final = datetime.timedelta(microseconds=1)
 _lock = threading.RLock()  # a signal's handler may publish in the middle of a publish
-_last = 0
+_last = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
 
 def commit_time() -> datetime.datetime:
@@ -28,8 +27,10 @@ def commit_time() -> datetime.datetime:
     """
     global _last
     with _lock:
-        _last = max(time.time_ns() // 1000, _last + 1)
-        moment = _EPOCH + datetime.timedelta(microseconds=_last)
+        moment = datetime.datetime.now(datetime.UTC)
+        if moment <= _last:
+            moment = _last + _MICROSECOND
+        _last = moment
     return moment if settings.USE_TZ else moment.astimezone().replace(tzinfo=None)
 
 

@@ -14,11 +14,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import itertools
+import operator
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Subquery, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
@@ -39,6 +41,7 @@ _CREATE_ATTEMPTS: Final = 3
 Appended = Written | RunEnded | ProducerFenced
 
 _RUN = Run._meta.db_table
+_keys = operator.attrgetter("keys")
 
 
 class Claim(NamedTuple):
@@ -169,7 +172,11 @@ def claim(run_id: str, lease_ms: int | None, take_over: bool, using: str) -> Cla
 
 
 def append(
-    writes: Sequence[Write], using: str, at: datetime.datetime, done: dict[str, Written]
+    writes: Sequence[Write],
+    using: str,
+    at: datetime.datetime,
+    done: dict[str, Written],
+    connection: BaseDatabaseWrapper | None = None,
 ) -> list[Appended]:
     """
     Append to several runs at once and say for each what was written.
@@ -187,12 +194,15 @@ def append(
         at: time of the events, and of an end.
         done: results by run id. It takes those of each commit as they come, so that they are
             known if the next one fails; writes with a result are skipped.
+        connection: this thread's to the database, of a caller that has found it already.
     """
-    if any(write.keys for write in writes):
+    if any(map(_keys, writes)):
         return _append_keyed(writes, using, at, done)
-    connection = connections[using]
-    if left := [write for write in writes if write.run_id not in done]:
-        done.update((written.run_id, written) for written in advance(connection, left, at))
+    connection = connection or connections[using]
+    left = [write for write in writes if write.run_id not in done] if done else writes
+    if left:
+        for written in advance(connection, left, at):
+            done[written.run_id] = written
     if len(done) == len(writes):
         return [done[write.run_id] for write in writes]
     for _ in range(_CREATE_ATTEMPTS):

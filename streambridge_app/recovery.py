@@ -60,7 +60,7 @@ class Appender:
         """
         at = commit_time()
         done: dict[str, Written] = {}
-        attempt = partial(log.append, writes, self._using, at, done)
+        attempt = partial(log.append, writes, self._using, at, done, connection)
         give_up_at = None
         known = True
         pause = FIRST_PAUSE

@@ -2,7 +2,6 @@
 
 import datetime
 import threading
-import time
 
 from streambridge_app import commit_times
 from streambridge_app.commit_times import commit_time
@@ -16,10 +15,9 @@ def test_times_are_now_and_increase_by_microseconds():
 
 
 def test_times_increase_while_the_clock_goes_back(monkeypatch):
-    first = commit_time()
-    earlier = time.time_ns() - 3_600_000_000_000
-    monkeypatch.setattr(time, "time_ns", lambda: earlier)
-    assert [commit_time() - first for _ in range(2)] == [
+    before = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+    monkeypatch.setattr(commit_times, "_last", before)
+    assert [commit_time() - before for _ in range(2)] == [
         datetime.timedelta(microseconds=1),
         datetime.timedelta(microseconds=2),
     ]
