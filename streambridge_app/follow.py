@@ -17,6 +17,7 @@ from functools import partial
 from typing import Final, Generic, Protocol, Self, TypeVar
 
 from . import cursor as cursors
+from .alarm import Alarm
 from .events import GAP_EVENT, StreamEvent
 from .exceptions import LogUnavailable
 from .runs import LOST, RUNNING, RunHead
@@ -80,8 +81,8 @@ class Source(Protocol):
     async def read(self, key: int, epoch: int, seq: int) -> Batch | None:
         """Read a page of the log after ``seq``; None if empty. May raise LogUnavailable."""
 
-    async def changed(self, seconds: float) -> None:
-        """Return at the next change of :attr:`run`, or after ``seconds``."""
+    async def changed(self, alarm: Alarm, seconds: float) -> None:
+        """Return at the next change of :attr:`run`, or when ``alarm`` rings after ``seconds``."""
 
 
 async def follow(
@@ -104,17 +105,19 @@ async def follow(
     """
     cursor = cursors.parse(requested)
     # A cancellation at any await below leaves nothing behind: the position is local.
-    with open_source() as source:
+    with open_source() as source, Alarm() as alarm:
         with _Attempt(source.refresh) as refresh:
             while not await refresh.done(heartbeat_interval):
                 yield HEARTBEAT
             refresh.result()
-        silent_since = time.monotonic()
+        silent_until = time.monotonic() + heartbeat_interval
         while (run := source.run) is None and epoch is None:
             cursor = cursors.START if cursor is cursors.NOW else cursor
-            if await _silence(source, silent_since, heartbeat_interval):
+            if (left := silent_until - time.monotonic()) > 0:
+                await source.changed(alarm, left)
+            else:
                 yield HEARTBEAT
-                silent_since = time.monotonic()
+                silent_until = time.monotonic() + heartbeat_interval
 
         if run is None or epoch not in (None, run.epoch):
             yield End(LOST, f"{epoch}-0")  # deleted since, and perhaps made again by another
@@ -159,22 +162,16 @@ async def follow(
                 seq = batches[-1].last
                 yield batches
                 del batches  # a reader that waits must hold no page
-                silent_since = time.monotonic()
+                silent_until = time.monotonic() + heartbeat_interval
                 continue
             if run.status != RUNNING:
                 yield End(run.status, f"{epoch}-{run.head}")
                 return
-            if await _silence(source, silent_since, heartbeat_interval):
+            if (left := silent_until - time.monotonic()) > 0:
+                await source.changed(alarm, left)
+            else:
                 yield HEARTBEAT
-                silent_since = time.monotonic()
-
-
-async def _silence(source: Source, since: float, interval: float) -> bool:
-    """Wait for a change; return whether ``interval`` seconds have passed since ``since``."""
-    left = since + interval - time.monotonic()
-    if left > 0:
-        await source.changed(left)
-    return time.monotonic() - since >= interval
+                silent_until = time.monotonic() + heartbeat_interval
 
 
 class _Attempt(Generic[T]):

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, Protocol, Self
 
+from .alarm import Alarm, resolve
 from .pages import Pages
 from .runs import RunHead
 from .tail import Batch, Tail
@@ -75,16 +76,13 @@ class Followed:
         head = self.run.head if self.run is not None and self.run.key == key else seq
         return await self._owner.pages.read(key, epoch, seq, head)
 
-    async def changed(self, seconds: float) -> None:
+    async def changed(self, alarm: Alarm, seconds: float) -> None:
         self._owner.check_open()
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(seconds, _resolve, waiter)
+        waiter = alarm.wait(seconds)
         self._waiters.add(waiter)
         try:
             await waiter
         finally:
-            timer.cancel()
             self._waiters.discard(waiter)
         self._owner.check_open()
 
@@ -109,11 +107,6 @@ class Followed:
 
     def wake(self) -> None:
         """Let the clients that wait look again."""
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
-            _resolve(waiter)
-
-
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+        for waiter in self._waiters:
+            resolve(waiter)
+        self._waiters.clear()

@@ -144,7 +144,7 @@ class Hub:
         if news.head > followed.tail.head:
             self._poller.look_soon(news.run_id)
         elif news.head == followed.tail.head:
-            followed.show(run.merged(run._replace(head=news.head, status=news.status)))
+            followed.show(run.merged(news.head, run.floor, news.status))
 
     # Duties
 

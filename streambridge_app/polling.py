@@ -231,7 +231,7 @@ class Poller:
             elif tail.append(page) is Verdict.GAP:
                 tail.restart(page.first - 1)
                 tail.append(page)
-        followed.show(followed.run.merged(run))
+        followed.show(followed.run.merged(run.head, run.floor, run.status))
 
     def _is_member(self, run_id: str) -> bool:
         return self._membership is not None and self._membership.has_joined(run_id)

@@ -28,12 +28,14 @@ class RunHead(NamedTuple):
     status: str
     """``running``, or one of :data:`END_STATUSES`."""
 
-    def merged(self, other: RunHead) -> RunHead:
+    def merged(self, head: int, floor: int, status: str) -> RunHead:
         """Return the newer of each part: no source may take the state of a run back."""
-        return self._replace(
-            head=max(self.head, other.head),
-            floor=max(self.floor, other.floor),
-            status=self.status if self.status != RUNNING else other.status,
+        return RunHead(
+            self.key,
+            self.epoch,
+            max(self.head, head),
+            max(self.floor, floor),
+            self.status if self.status != RUNNING else status,
         )
 
 

@@ -19,11 +19,12 @@ from .events import StreamEvent
 class Batch:
     """Consecutive events of one run: ``first``, ``first + 1``, … ``last``."""
 
-    __slots__ = ("_socket_frames", "_sse", "data", "epoch", "first", "names")
+    __slots__ = ("_socket_frames", "_sse", "data", "epoch", "first", "last", "names")
 
     def __init__(self, epoch: int, first: int, names: Sequence[str], data: Sequence[str]) -> None:
         self.epoch = epoch
         self.first = first
+        self.last = first + len(names) - 1
         self.names = names
         self.data = data
         """Each one line of JSON text."""
@@ -35,10 +36,6 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"<Batch {self.epoch}-{self.first}…{self.last}>"
-
-    @property
-    def last(self) -> int:
-        return self.first + len(self.names) - 1
 
     def after(self, seq: int) -> Batch:
         """Return the events after ``seq``: this batch itself when that is all of it."""
@@ -108,10 +105,11 @@ class Tail:
         if verdict is cursor.Verdict.DELIVER:
             fresh = batch.after(self.head)
             self._batches.append(fresh)
-            self._count += len(fresh)
+            self._count += len(fresh.names)
             self._size += fresh.size
             self.head = fresh.last
-            self._shrink()
+            if self._count > self._max_events or self._size > self._max_size:
+                self._shrink()
         return verdict
 
     def extend(self, batches: Iterable[Batch]) -> None:

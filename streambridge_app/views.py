@@ -128,7 +128,7 @@ async def _frames(counted: OpenStream, items: AsyncGenerator[Item]) -> AsyncGene
             elif isinstance(item, End):
                 yield sse.encode_end(item.status, item.position)
             else:
-                yield b"".join([batch.sse() for batch in item])
+                yield item[0].sse() if len(item) == 1 else b"".join([batch.sse() for batch in item])
             del item  # an idle stream must not hold on to the last page that it sent
     except BridgeClosed:
         return  # the client comes back, elsewhere

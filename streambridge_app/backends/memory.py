@@ -23,6 +23,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final, Self
 
 from .. import background
+from ..alarm import Alarm, resolve
 from ..arguments import (
     check_delay,
     check_keep,
@@ -533,23 +534,19 @@ class _Source:
     async def read(self, key: int, epoch: int, seq: int) -> Batch | None:
         return self._bridge.page(self._run_id, key, seq)
 
-    async def changed(self, seconds: float) -> None:
+    async def changed(self, alarm: Alarm, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        woken = asyncio.Event()
+        waiter = alarm.wait(min(seconds, self._bridge.seconds_left(self._run_id)))
 
         def waker() -> None:
             with contextlib.suppress(RuntimeError):  # a loop that was closed has no client left
-                loop.call_soon_threadsafe(woken.set)
+                loop.call_soon_threadsafe(resolve, waiter)
 
         self._bridge.add_waker(self._run_id, waker)
         try:
             # A change between the client's last look and add_waker() woke nobody.
             if self._bridge.head(self._run_id) == self._seen:
-                left = self._bridge.seconds_left(self._run_id)
-                async with asyncio.timeout(min(seconds, left)):
-                    await woken.wait()
-        except TimeoutError:
-            return
+                await waiter
         finally:
             self._bridge.remove_waker(self._run_id, waker)
 

@@ -18,7 +18,7 @@ PACKAGE = TESTS.parent / "streambridge_app"
 LAYERS = {
     0: ["exceptions", "runs", "events"],
     1: [
-        *["cursor", "sse", "socket_frames", "tail", "follow", "arguments", "bridge"],
+        *["alarm", "cursor", "sse", "socket_frames", "tail", "follow", "arguments", "bridge"],
         *["background", "sync", "redaction"],
     ],
     2: ["event_data", "lifecycle", "commit_times", "conf", "models", "refusals"],

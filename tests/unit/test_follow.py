@@ -8,6 +8,7 @@ import contextlib
 import pytest
 
 from streambridge_app import follow as module
+from streambridge_app.alarm import resolve
 from streambridge_app.exceptions import InvalidCursor, LogUnavailable
 from streambridge_app.follow import HEARTBEAT, End, Gap, follow
 from streambridge_app.runs import ERROR, LOST, RUNNING, SUCCESS, RunHead
@@ -28,7 +29,7 @@ class Source:
         self.in_memory_after = None
         self.before_read = self.before_refresh = None
         self.entered = 0
-        self._changed = asyncio.Event()
+        self._waiter = None
 
     @contextlib.contextmanager
     def open(self):
@@ -40,7 +41,8 @@ class Source:
 
     def show(self, run):
         self.run = run
-        self._changed.set()
+        if self._waiter is not None:
+            resolve(self._waiter)
 
     async def refresh(self):
         self.refreshes += 1
@@ -61,11 +63,9 @@ class Source:
         first = max(seq, self.run.floor) + 1
         return batch(first, min(first + self.page - 1, self.run.head))
 
-    async def changed(self, seconds):
-        self._changed.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
+    async def changed(self, alarm, seconds):
+        self._waiter = alarm.wait(seconds)
+        await self._waiter
 
 
 def run(head, *, floor=0, status=RUNNING, key=1, epoch=500):
@@ -306,7 +306,7 @@ async def test_a_cancellation_at_any_await_leaves_nothing_behind(where):
         await asyncio.Event().wait()
 
     if where == "wait":
-        source.changed = lambda seconds: hang()
+        source.changed = lambda alarm, seconds: hang()
     else:
         setattr(source, f"before_{where}", hang)
     before = asyncio.all_tasks()
