@@ -35,24 +35,34 @@ _LEASE = f"""
     END
 """
 
-# One text for each column, with a line per event, and an empty line between runs: names and data
-# have neither. Arrays would take a Python call per event to write.
-_ADVANCE_MANY: Final = Statement(
-    "streambridge_advance_many",
-    f"""
-    WITH wanted AS (
-        SELECT * FROM unnest(
-            string_to_array(%s, E'\\n'),
-            string_to_array(%s, E'\\n')::bigint[], string_to_array(%s, E'\\n')::bigint[],
-            string_to_array(%s, E'\\n', ''), string_to_array(%s, E'\\n', '')::bigint[],
-            string_to_array(%s, E'\\n', '')::bigint[],
-            string_to_array(%s, E'\\n\\n'), string_to_array(%s, E'\\n\\n')
-        ) AS w (run_id, n, size, status, epoch, generation, names, data)
-    ), locked AS (
-        SELECT r.id, w.n, w.size, w.status FROM {_RUN} r JOIN wanted w USING (run_id)
-        WHERE r.status = '{RUNNING}' AND r.epoch = coalesce(w.epoch, r.epoch)
-            AND r.generation = coalesce(w.generation, r.generation)
-        ORDER BY r.id FOR UPDATE OF r
+# One text for each column, with a line per run or event, and an empty line between the events of
+# two runs: names and data have neither. Arrays would take a Python call per event to write.
+#
+# Left to choose, PostgreSQL reads all runs that are running to find the few that are wanted, for
+# until it has statistics it believes in one. So it is led from each id to its row, and IS TRUE
+# keeps it from the index of statuses. The SELECT around a parameter keeps it from counting what is
+# in it, which would be reason enough to make a new plan for each commit.
+_ADVANCED_MANY = f"""
+    WITH locked AS (
+        SELECT r.id, w.n, w.size, w.status, w.names, w.data FROM (
+            SELECT *, (SELECT id FROM {_RUN} WHERE run_id = w.run_id) AS id
+            FROM unnest(
+                string_to_array((SELECT %s), E'\\n'),
+                string_to_array((SELECT %s), E'\\n')::bigint[],
+                string_to_array((SELECT %s), E'\\n')::bigint[],
+                string_to_array((SELECT %s), E'\\n', ''),
+                string_to_array((SELECT %s), E'\\n', '')::bigint[],
+                string_to_array((SELECT %s), E'\\n', '')::bigint[],
+                string_to_array((SELECT %s), E'\\n\\n'),
+                string_to_array((SELECT %s), E'\\n\\n')
+            ) AS w (run_id, n, size, status, epoch, generation, names, data)
+            ORDER BY id
+        ) AS w CROSS JOIN LATERAL (
+            SELECT id FROM {_RUN}
+            WHERE id = w.id AND (status = '{RUNNING}') IS TRUE AND epoch = coalesce(w.epoch, epoch)
+                AND generation = coalesce(w.generation, generation)
+            FOR UPDATE
+        ) AS r
     ), advanced AS (
         UPDATE {_RUN} r SET
             head = r.head + l.n,
@@ -63,9 +73,14 @@ _ADVANCE_MANY: Final = Statement(
         FROM locked l WHERE r.id = l.id
         RETURNING
             r.run_id, r.id, r.epoch, r.head, r.head - l.n AS old_head, r.size - l.size AS old_size,
-            r.status, r.cancel_requested_at
+            r.status, r.cancel_requested_at, l.names, l.data
     ), inserted AS (
         INSERT INTO {_EVENT} (run_id, seq, byte_offset, event, data, created_at)
+"""
+_ADVANCE_MANY: Final = Statement(
+    "streambridge_advance_many",
+    f"""
+    {_ADVANCED_MANY}
         SELECT
             a.id,
             a.old_head + e.position,
@@ -75,13 +90,22 @@ _ADVANCE_MANY: Final = Statement(
             e.event,
             e.data,
             %s
-        FROM advanced a JOIN wanted w USING (run_id), unnest(
-            string_to_array(w.names, E'\\n'), string_to_array(w.data, E'\\n')
+        FROM advanced a, unnest(
+            string_to_array(a.names, E'\\n'), string_to_array(a.data, E'\\n')
         ) WITH ORDINALITY AS e (event, data, position)
     ) {_RESULT}
     """,
     _COLUMNS,
 )
+_ADVANCE_MANY_BY_ONE: Final = Statement(
+    "streambridge_advance_many_by_one",
+    f"""
+    {_ADVANCED_MANY} SELECT id, head, old_size, names, data, %s FROM advanced
+    ) {_RESULT}
+    """,
+    _COLUMNS,
+)
+"""The same for a single event of each run, as many slow runs have them: a quarter faster."""
 
 _ADVANCED = f"""
     WITH advanced AS (
@@ -91,7 +115,7 @@ _ADVANCED = f"""
             status = coalesce(%s, status),
             ended_at = coalesce(%s, ended_at),
             lease_expires = {_LEASE.format(end="%s::text")}
-        WHERE run_id = %s AND status = '{RUNNING}' AND epoch = coalesce(%s, epoch)
+        WHERE run_id = %s AND (status = '{RUNNING}') IS TRUE AND epoch = coalesce(%s, epoch)
             AND generation = coalesce(%s, generation)
         RETURNING run_id, id, epoch, head, size, status, cancel_requested_at
     ), inserted AS (
@@ -134,13 +158,20 @@ def advance(
 ) -> Iterator[Written]:
     """Do all of it in one statement: one round trip, and one commit outside a transaction."""
     connection.ensure_connection()
-    statement, parameters = _many(writes, at) if len(writes) > 1 else _one(writes[0], at)
+    statement, parameters = statement_for(writes, at)
     found = statement.rows(connection, parameters)
     wanted = {write.run_id: write for write in writes}
     for run_id, key, epoch, head, status, cancel in found:
         write = wanted[run_id]
         batch = Batch(epoch, head - len(write.names) + 1, write.names, write.data)
         yield Written(run_id, key, epoch, batch, status, cancel, status != RUNNING)
+
+
+def statement_for(
+    writes: Sequence[Write], at: datetime.datetime
+) -> tuple[Statement, tuple[Any, ...]]:
+    """Return the statement that does all of it, and its parameters."""
+    return _many(writes, at) if len(writes) > 1 else _one(writes[0], at)
 
 
 def _one(write: Write, at: datetime.datetime) -> tuple[Statement, tuple[Any, ...]]:
@@ -154,7 +185,8 @@ def _one(write: Write, at: datetime.datetime) -> tuple[Statement, tuple[Any, ...
 
 
 def _many(writes: Sequence[Write], at: datetime.datetime) -> tuple[Statement, tuple[Any, ...]]:
-    return _ADVANCE_MANY, (
+    by_one = all(len(write.names) == 1 for write in writes)
+    return _ADVANCE_MANY_BY_ONE if by_one else _ADVANCE_MANY, (
         "\n".join([write.run_id for write in writes]),
         "\n".join([str(len(write.names)) for write in writes]),
         "\n".join([str(sum(sizes_of(write.data))) for write in writes]),

@@ -74,7 +74,7 @@ TESTED_BY = {
     "": "unit/test_architecture.py",
     "admin": "integration/test_admin.py",
     "advance": "contract/test_order.py",
-    "advance_postgresql": "contract/test_order.py",
+    "advance_postgresql": "integration/test_advance_postgresql.py",
     "advance_sqlite": "contract/test_order.py",
     "apps": "unit/test_checks.py",
     "backends.channel_layer": "contract/test_runs.py",

@@ -1,0 +1,75 @@
+"""How PostgreSQL goes about an append, whatever else is in the table of runs."""
+
+import datetime
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
+
+from streambridge_app import advance_postgresql
+from streambridge_app.log_threads import own_connection
+from streambridge_app.models import Run
+from streambridge_app.writes import Write
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["postgres"])
+
+OTHERS = 200
+"""Runs that are running: enough that PostgreSQL, which has no statistics, prefers their index."""
+
+
+def runs(number: int) -> list[str]:
+    ids = [uuid.uuid4().hex for _ in range(number)]
+    now = timezone.now()
+    Run.objects.using("postgres").bulk_create(
+        Run(run_id=run_id, epoch=epoch, created_at=now) for epoch, run_id in enumerate(ids, 1)
+    )
+    return ids
+
+
+@pytest.fixture
+def own() -> Iterator[BaseDatabaseWrapper]:
+    connection = own_connection("postgres")
+    connection.ensure_connection()
+    yield connection
+    connection.close()
+
+
+def writes(run_ids: list[str], events: int) -> list[Write]:
+    return [Write(run_id, ["n"] * events, ["1"] * events) for run_id in run_ids]
+
+
+CASES = pytest.mark.parametrize(("number", "events"), [(1, 1), (1, 2), (3, 1), (3, 2)])
+
+
+@CASES
+def test_an_append_does_not_read_the_other_runs_that_are_running(number, events):
+    run_ids = runs(OTHERS)[:number]
+    statement, parameters = advance_postgresql.statement_for(
+        writes(run_ids, events), timezone.now()
+    )
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute("EXPLAIN " + statement.text, parameters)
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "run_id)::text =" in plan  # by its id, as it should be
+    assert "streambridge_run_status" not in plan
+
+
+@CASES
+def test_the_plan_of_an_append_is_made_once(own, number, events):
+    run_ids = runs(number)
+    appends = 20
+    for _ in range(appends):
+        at: datetime.datetime = timezone.now()
+        outcomes = list(advance_postgresql.advance(own, writes(run_ids, events), at))
+        assert len(outcomes) == number
+    with own.cursor() as cursor:
+        cursor.execute(
+            "SELECT custom_plans, generic_plans FROM pg_prepared_statements "
+            "WHERE name LIKE 'streambridge_advance%%'"
+        )
+        ((custom, generic),) = cursor.fetchall()
+    # PostgreSQL compares the plans for the first five with one that is made for all.
+    assert (custom, generic) == (5, appends - 5)
