@@ -73,7 +73,8 @@ class Batch:
     def unpack(cls, epoch: int, first: int, packed: str) -> Batch:
         """Return the batch that :meth:`pack` made."""
         lines = packed.split("\n")
-        return cls(epoch, first, lines[0::2], lines[1::2])
+        # Tuples of text: a collection of Python's garbage lets go of them after its first look.
+        return cls(epoch, first, tuple(lines[0::2]), tuple(lines[1::2]))
 
     @property
     def size(self) -> int:

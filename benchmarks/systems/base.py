@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import os
 import subprocess
 import sys
 import uuid
@@ -71,6 +72,8 @@ class System(abc.ABC):
         except BaseException:
             self.stack.close()
             raise
+        # Or the kernel writes the files of a new database half a minute later, into the figures.
+        os.sync()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
