@@ -59,7 +59,8 @@ _ADVANCED_MANY = f"""
             ORDER BY id
         ) AS w CROSS JOIN LATERAL (
             SELECT id FROM {_RUN}
-            WHERE id = w.id AND (status = '{RUNNING}') IS TRUE AND epoch = coalesce(w.epoch, epoch)
+            WHERE id = w.id AND run_id IS NOT NULL AND (status = '{RUNNING}') IS TRUE
+                AND epoch = coalesce(w.epoch, epoch)
                 AND generation = coalesce(w.generation, generation)
             FOR UPDATE
         ) AS r

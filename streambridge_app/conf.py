@@ -254,9 +254,8 @@ class Settings:
         number=26,
         must="True or False",
         valid=lambda value: isinstance(value, bool),
-        help="Exempt what is alive when a process's first client comes, and what a full garbage "
-        "collection then finds alive, from the next ones (`gc.freeze`), but for one a minute: each "
-        "would stop all of its streams for 50 to 100 ms.",
+        help="Exempt what a process has loaded when its first client comes from garbage "
+        "collections (`gc.freeze`): each would stop all of its streams for 50 to 100 ms.",
     )
 
 

@@ -3,16 +3,18 @@
 import datetime
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from streambridge_app import advance_postgresql
 from streambridge_app.log_threads import own_connection
-from streambridge_app.models import Run
+from streambridge_app.models import Event, Run
 from streambridge_app.writes import Write
+from tests.services import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["postgres"])
 
@@ -73,3 +75,35 @@ def test_the_plan_of_an_append_is_made_once(own, number, events):
         ((custom, generic),) = cursor.fetchall()
     # PostgreSQL compares the plans for the first five with one that is made for all.
     assert (custom, generic) == (5, appends - 5)
+
+
+def waits_for_a_lock() -> bool:
+    with connections["postgres"].cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(cursor.fetchone()[0])
+
+
+@pytest.mark.parametrize("events", [1, 2])
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_run_that_is_deleted_while_an_append_waits_for_it_gets_nothing(own, number, events):
+    run_ids = runs(number)
+    deleted = Run.objects.using("postgres").get(run_id=run_ids[0])
+    with ThreadPoolExecutor(1) as executor:
+        with transaction.atomic(using="postgres"):
+            Run.objects.using("postgres").filter(id=deleted.id).update(run_id=None)
+            appending = executor.submit(
+                lambda: list(
+                    advance_postgresql.advance(own, writes(run_ids, events), timezone.now())
+                )
+            )
+            wait_until(waits_for_a_lock, 10, "the append to wait for the deletion")
+        outcomes = appending.result(10)
+    assert {outcome.run_id for outcome in outcomes} == set(run_ids[1:])
+    counts = [
+        Event.objects.using("postgres").filter(run_id=run.id).count()
+        for run in Run.objects.using("postgres").order_by("id")
+    ]
+    assert sorted(counts) == [0, *[events] * (number - 1)]
