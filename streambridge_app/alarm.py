@@ -18,10 +18,11 @@ RESOLUTION: Final = 0.001
 class Alarm:
     """Gives futures that are resolved after some seconds at the latest; one at a time."""
 
-    __slots__ = ("_due", "_timer", "_waiter")
+    __slots__ = ("_due", "_loop", "_timer", "_waiter")
 
     def __init__(self) -> None:
         self._due = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -38,7 +39,9 @@ class Alarm:
         loop = asyncio.get_running_loop()
         self._waiter = waiter = loop.create_future()
         self._due = due = loop.time() + seconds
-        if self._timer is not None and self._timer.when() > due + RESOLUTION:
+        if self._timer is not None and (
+            self._loop is not loop or self._timer.when() > due + RESOLUTION
+        ):
             self._timer.cancel()
             self._timer = None
         if self._timer is None:
@@ -46,6 +49,7 @@ class Alarm:
         return waiter
 
     def _set(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._timer = loop.call_at(self._due + RESOLUTION, self._ring, loop)
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:

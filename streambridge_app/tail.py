@@ -73,8 +73,7 @@ class Batch:
     def unpack(cls, epoch: int, first: int, packed: str) -> Batch:
         """Return the batch that :meth:`pack` made."""
         lines = packed.split("\n")
-        # Tuples of text: a collection of Python's garbage lets go of them after its first look.
-        return cls(epoch, first, tuple(lines[0::2]), tuple(lines[1::2]))
+        return cls(epoch, first, lines[0::2], lines[1::2])
 
     @property
     def size(self) -> int:
@@ -106,11 +105,10 @@ class Tail:
         if verdict is cursor.Verdict.DELIVER:
             fresh = batch.after(self.head)
             self._batches.append(fresh)
-            self._count += len(fresh.names)
+            self._count += len(fresh)
             self._size += fresh.size
             self.head = fresh.last
-            if self._count > self._max_events or self._size > self._max_size:
-                self._shrink()
+            self._shrink()
         return verdict
 
     def extend(self, batches: Iterable[Batch]) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import AsyncClient
 
 from streambridge_app.access import Access, Authorizer
+from streambridge_app.log_threads import own_connection
 from streambridge_app.streams import open_streams
 from tests.services import HOST, AsgiServer
 
@@ -41,6 +43,15 @@ PERMISSIONS = {
 def runs_server(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[AsgiServer]:
     with AsgiServer(request.param, APPLICATION) as server:
         yield server
+
+
+@pytest.fixture
+def own() -> Iterator[BaseDatabaseWrapper]:
+    """A connection to PostgreSQL as the log's own threads have it."""
+    connection = own_connection("postgres")
+    connection.ensure_connection()
+    yield connection
+    connection.close()
 
 
 @pytest.fixture(autouse=True)

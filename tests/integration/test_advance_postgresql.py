@@ -1,17 +1,13 @@
 """How PostgreSQL goes about an append, whatever else is in the table of runs."""
 
-import datetime
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.db import connections, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from streambridge_app import advance_postgresql
-from streambridge_app.log_threads import own_connection
 from streambridge_app.models import Event, Run
 from streambridge_app.writes import Write
 from tests.services import wait_until
@@ -29,14 +25,6 @@ def runs(number: int) -> list[str]:
         Run(run_id=run_id, epoch=epoch, created_at=now) for epoch, run_id in enumerate(ids, 1)
     )
     return ids
-
-
-@pytest.fixture
-def own() -> Iterator[BaseDatabaseWrapper]:
-    connection = own_connection("postgres")
-    connection.ensure_connection()
-    yield connection
-    connection.close()
 
 
 def writes(run_ids: list[str], events: int) -> list[Write]:
@@ -64,9 +52,8 @@ def test_the_plan_of_an_append_is_made_once(own, number, events):
     run_ids = runs(number)
     appends = 20
     for _ in range(appends):
-        at: datetime.datetime = timezone.now()
-        outcomes = list(advance_postgresql.advance(own, writes(run_ids, events), at))
-        assert len(outcomes) == number
+        outcomes = advance_postgresql.advance(own, writes(run_ids, events), timezone.now())
+        assert len(list(outcomes)) == number
     with own.cursor() as cursor:
         cursor.execute(
             "SELECT custom_plans, generic_plans FROM pg_prepared_statements "

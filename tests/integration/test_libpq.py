@@ -38,14 +38,6 @@ def table() -> Iterator[None]:
         cursor.execute("DROP TABLE libpq")
 
 
-@pytest.fixture
-def own() -> Iterator[BaseDatabaseWrapper]:
-    connection = own_connection("postgres")
-    connection.ensure_connection()
-    yield connection
-    connection.close()
-
-
 def prepared(connection: BaseDatabaseWrapper) -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT name FROM pg_prepared_statements")

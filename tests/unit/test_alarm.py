@@ -130,3 +130,18 @@ def test_no_timer_is_left_behind(loop):
         assert [timer.cancelled() for timer in loop.get_loop().timers] == [True]
 
     loop.run(main())
+
+
+def test_a_wait_on_another_loop_is_not_left_to_the_timer_of_the_first():
+    alarm = Alarm()
+
+    async def turn_away():
+        resolve(alarm.wait(SOON))
+
+    async def wait():
+        async with asyncio.timeout(DEADLINE):
+            await alarm.wait(2 * SOON)
+
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(turn_away())
+        second.run(wait())
