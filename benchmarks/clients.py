@@ -159,7 +159,7 @@ def _checked(spec: dict[str, Any], clients: list[Client], opened: float) -> dict
     expected = list(range(spec["first"], spec["events"]))
     latencies: list[float] = []
     started = float("inf")
-    finished = 0.0
+    finished = longest = 0.0
     for position, client in enumerate(clients):
         found = list(client.events())
         numbers = [number for number, _, _ in found]
@@ -167,6 +167,7 @@ def _checked(spec: dict[str, Any], clients: list[Client], opened: float) -> dict
             raise WrongStreamError(f"client {position}: {_difference(numbers, expected)}")
         started = min(started, found[0][1])
         finished = max(finished, found[-1][2])
+        longest = max(longest, found[-1][2] - found[0][1])
         latencies += [1000 * (arrival - sent) for _, sent, arrival in found]
     quantiles = (
         statistics.quantiles(latencies, n=1000, method="inclusive")
@@ -179,6 +180,7 @@ def _checked(spec: dict[str, Any], clients: list[Client], opened: float) -> dict
         "opened": opened,
         "started": started,
         "finished": finished,
+        "longest": longest,
         "p50": quantiles[499],
         "p99": quantiles[989],
         "p999": quantiles[998],

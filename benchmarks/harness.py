@@ -27,6 +27,8 @@ class Outcome(NamedTuple):
     """When the first event was emitted."""
     finished: float
     """When the last client had the last event."""
+    longest: float
+    """Seconds from a run's first event to its last one's arrival, at most; workers start apart."""
     p50: float
     p99: float
     p999: float
@@ -37,8 +39,8 @@ class Outcome(NamedTuple):
         return self.events / (self.finished - self.started)
 
     def rate_kept(self, seconds: float) -> float:
-        """Return which part of its rate a load of so many seconds reached; 1: all of it."""
-        return min(1.0, seconds / (self.finished - self.started))
+        """Return which part of its rate the slowest run of so many seconds kept; 1: all of it."""
+        return min(1.0, seconds / self.longest)
 
 
 class Clients:

@@ -249,13 +249,14 @@ class Settings:
         **_count(1, none="no limit"),
         help="The same in bytes of data; the newest event is kept whatever its size.",
     )
-    FREEZE_GC = Option(
+    TUNE_GC = Option(
         True,
         number=26,
         must="True or False",
         valid=lambda value: isinstance(value, bool),
-        help="Exempt what a process has loaded when its first client comes from garbage "
-        "collections (`gc.freeze`): each would stop all of its streams for 50 to 100 ms.",
+        help="Let garbage collections, which stop all streams of a process, be short and few once "
+        "it has a client: what it has loaded is exempted (`gc.freeze`), and Python looks for "
+        "young garbage once per 10,000 new objects.",
     )
 
 

@@ -21,7 +21,7 @@ from .announce import News, is_process_local
 from .bridge import closed
 from .exceptions import BridgeClosed, LogUnavailable
 from .followed import Followed
-from .garbage import freeze
+from .garbage import tune
 from .leases import LOOK_INTERVAL, Watch
 from .log_threads import LogThreads
 from .membership import Membership
@@ -84,7 +84,7 @@ class Hub:
         )
         duties = (self._poller.run(), self._sweep(), self._keep_watch())
         self._tasks = [asyncio.ensure_future(duty) for duty in duties]
-        freeze()
+        tune()
 
     # Clients
 

@@ -11,9 +11,16 @@ import bisect
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from . import cursor, socket_frames, sse
 from .events import StreamEvent
+
+JOINED: Final = 8
+"""Small batches of a tail that become one, once as many newer ones follow."""
+
+SMALL: Final = 32
+"""Events of a batch from which on it is not small."""
 
 
 class Batch:
@@ -75,6 +82,16 @@ class Batch:
         lines = packed.split("\n")
         return cls(epoch, first, lines[0::2], lines[1::2])
 
+    @classmethod
+    def join(cls, batches: Sequence[Batch]) -> Batch:
+        """Return the events of batches that continue each other."""
+        return cls(
+            batches[0].epoch,
+            batches[0].first,
+            [name for batch in batches for name in batch.names],
+            [text for batch in batches for text in batch.data],
+        )
+
     @property
     def size(self) -> int:
         """Characters of names and data: near enough to bytes to bound memory by."""
@@ -85,15 +102,19 @@ class Tail:
     """
     The newest events of a run, up to a number of events and of characters.
 
-    It has no hole: :meth:`append` takes only what continues it.
+    It has no hole: :meth:`append` takes only what continues it. Clients that keep up share the
+    newest batches as they came. Older ones are joined, if they are small: Python's garbage
+    collector looks at three objects of each, whatever it holds.
     """
 
-    __slots__ = ("_batches", "_count", "_max_events", "_max_size", "_size", "head")
+    __slots__ = ("_apart", "_batches", "_count", "_max_events", "_max_size", "_size", "head")
 
     def __init__(self, head: int, *, max_events: int, max_size: int) -> None:
         self.head = head
         """``seq`` of the newest event it covers; at first, of the event before its first."""
         self._batches: deque[Batch] = deque()
+        self._apart = 0
+        """Small batches at its end, which are not joined yet."""
         self._count = 0
         self._size = 0
         self._max_events = max_events
@@ -108,6 +129,9 @@ class Tail:
             self._count += len(fresh)
             self._size += fresh.size
             self.head = fresh.last
+            self._apart = self._apart + 1 if len(fresh) < SMALL else 0
+            if self._apart == 2 * JOINED:
+                self._join()
             self._shrink()
         return verdict
 
@@ -119,7 +143,7 @@ class Tail:
     def restart(self, head: int) -> None:
         """Forget everything and cover what comes after ``head``."""
         self._batches.clear()
-        self._count = self._size = 0
+        self._apart = self._count = self._size = 0
         self.head = head
 
     def after(self, seq: int) -> list[Batch] | None:
@@ -137,6 +161,13 @@ class Tail:
         found[0] = found[0].after(seq)
         return found
 
+    def _join(self) -> None:
+        newest = [self._batches.pop() for _ in range(JOINED)]
+        older = [self._batches.pop() for _ in range(JOINED)]
+        self._batches.append(Batch.join(older[::-1]))
+        self._batches.extend(newest[::-1])
+        self._apart = JOINED
+
     def _shrink(self) -> None:
         while len(self._batches) > 1 and (
             self._count > self._max_events or self._size > self._max_size
@@ -144,6 +175,7 @@ class Tail:
             oldest = self._batches.popleft()
             self._count -= len(oldest)
             self._size -= oldest.size
+        self._apart = min(self._apart, len(self._batches))
 
 
 def _first(batch: Batch) -> int:

@@ -111,7 +111,7 @@ async def test_publishers_are_not_members(bridge, members):
     assert await members("run") == 0
 
 
-async def test_the_first_client_of_a_process_freezes_what_is_loaded(bridge, monkeypatch):
+async def test_the_first_client_of_a_process_tunes_its_collections(bridge, monkeypatch):
     monkeypatch.setattr(garbage, "_asked", False)
     gc.unfreeze()
     async with client(bridge, "run") as live:

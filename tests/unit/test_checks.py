@@ -40,7 +40,7 @@ WRONG_VALUES: dict[str, Any] = {
     "KEEP_UNOWNED_SECONDS": 0,
     "MAX_RUN_EVENTS": 0,
     "MAX_RUN_BYTES": 1.5,
-    "FREEZE_GC": 1,
+    "TUNE_GC": 1,
 }
 
 

@@ -1,19 +1,25 @@
-"""What a process has loaded, exempted from collections: seen in processes of their own."""
+"""Short and few collections of garbage: seen in processes of their own."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
+from django.test import override_settings
+
+from streambridge_app import garbage
+from streambridge_app.garbage import YOUNG_OBJECTS
 
 PROGRAM = """
 import gc
+import sys
 import weakref
 
 from django.conf import settings
 
-settings.configure(STREAMBRIDGE={"FREEZE_GC": %s})
+settings.configure(STREAMBRIDGE={"TUNE_GC": sys.argv[1] == "True"})
 
-from streambridge_app.garbage import freeze
+from streambridge_app.garbage import tune
 
 
 class Loop:
@@ -23,11 +29,11 @@ class Loop:
 
 gc.disable()
 garbage = weakref.ref(Loop())
-freeze()
+tune()
 assert garbage() is None or not gc.get_freeze_count()
 first = gc.get_freeze_count()
 later = Loop()
-freeze()
+tune()
 assert gc.get_freeze_count() <= first, "the second call froze more"
 later = weakref.ref(later)
 gc.collect()
@@ -39,7 +45,31 @@ print(first)
 @pytest.mark.parametrize(("setting", "freezes"), [(True, True), (False, False)])
 def test_what_is_loaded_is_frozen_once_and_nothing_later(setting: bool, freezes: bool) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM % setting], capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM, str(setting)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert (int(done.stdout) > 1000) is freezes
+
+
+@pytest.mark.parametrize(
+    ("setting", "before", "after"),
+    [
+        (True, (700, 10, 10), (YOUNG_OBJECTS, 10, 10)),
+        (True, (2000, 5, 0), (YOUNG_OBJECTS, 5, 0)),
+        (True, (50_000, 5, 5), (50_000, 5, 5)),
+        (True, (0, 10, 10), (0, 10, 10)),
+        (False, (700, 10, 10), (700, 10, 10)),
+    ],
+)
+def test_young_garbage_is_looked_for_less_often_but_never_more(setting, before, after, monkeypatch):
+    monkeypatch.setattr(garbage, "_asked", False)
+    frozen, threshold = gc.get_freeze_count(), gc.get_threshold()
+    try:
+        with override_settings(STREAMBRIDGE={"TUNE_GC": setting}):
+            gc.set_threshold(*before)
+            garbage.tune()
+            assert gc.get_threshold() == after
+    finally:
+        gc.set_threshold(*threshold)
+        if not frozen:
+            gc.unfreeze()

@@ -4,7 +4,7 @@ import pytest
 
 from streambridge_app.cursor import Verdict
 from streambridge_app.events import StreamEvent
-from streambridge_app.tail import Batch, Tail
+from streambridge_app.tail import JOINED, SMALL, Batch, Tail
 
 
 def batch(first, last, size=1):
@@ -60,6 +60,12 @@ def test_packing_and_unpacking(count):
     unpacked = Batch.unpack(500, 7, Batch(500, 7, names, data).pack())
     assert (unpacked.epoch, unpacked.first) == (500, 7)
     assert (list(unpacked.names), list(unpacked.data)) == (names, data)
+
+
+def test_joining():
+    joined = Batch.join([batch(3, 4), batch(5, 5)])
+    assert (joined.epoch, spans([joined])) == (500, [(3, 5)])
+    assert (joined.names, joined.data) == (["e3", "e4", "e5"], ["1", "1", "1"])
 
 
 # Tail
@@ -134,13 +140,45 @@ def test_a_restart_forgets_everything(tail):
     assert spans(tail.after(10)) == [(11, 12)]
 
 
-def test_whatever_arrives_in_whatever_order_the_tail_has_no_hole():
+def test_older_small_batches_are_joined_and_newer_ones_are_shared():
+    tail = Tail(0, max_events=1000, max_size=10_000)
+    small = [batch(seq, seq) for seq in range(1, 4 * JOINED + 1)]
+    tail.extend(small)
+    found = tail.after(0)
+    older = [(1 + JOINED * n, JOINED * (n + 1)) for n in range(3)]
+    assert spans(found) == older + [(one.first, one.last) for one in small[3 * JOINED :]]
+    assert all(one is another for one, another in zip(found[3:], small[3 * JOINED :], strict=True))
+
+
+def test_a_batch_that_is_not_small_stays_as_it_came():
+    tail = Tail(0, max_events=1000, max_size=10_000)
+    tail.extend(batch(seq, seq) for seq in range(1, 2 * JOINED))
+    large = batch(2 * JOINED, 2 * JOINED + SMALL - 1)
+    tail.append(large)
+    tail.extend(batch(seq, seq) for seq in range(large.last + 1, large.last + 2 * JOINED))
+    assert len(tail.after(0)) == 4 * JOINED - 1
+    tail.append(batch(tail.head + 1, tail.head + 1))
+    found = tail.after(0)
+    assert large in found
+    assert spans(found)[2 * JOINED] == (large.last + 1, large.last + JOINED)
+
+
+def test_a_tail_of_small_batches_has_few_objects():
+    tail = Tail(0, max_events=1000, max_size=100_000)
+    tail.extend(batch(seq, seq) for seq in range(1, 3000))
+    found = tail.after(2500)
+    assert [seq for one in found for seq in range(one.first, one.last + 1)] == [*range(2501, 3000)]
+    assert len(found) < 500 / JOINED + 2 * JOINED
+
+
+@pytest.mark.parametrize("most", [1, 5, 20, 100])
+def test_whatever_arrives_in_whatever_order_the_tail_has_no_hole(most):
     chance = random.Random(4)  # noqa: S311 - the same each time
-    for _ in range(200):
-        tail = Tail(0, max_events=20, max_size=10_000)
-        for _ in range(30):
-            first = chance.randrange(1, tail.head + 5)
-            tail.append(batch(first, first + chance.randrange(0, 6)))
+    for _ in range(100):
+        tail = Tail(0, max_events=most, max_size=10_000)
+        for _ in range(60):
+            first = chance.randrange(max(1, tail.head - 3), tail.head + 3)
+            tail.append(batch(first, first + chance.choice([0, 0, 1, 2, 5, SMALL])))
             after = chance.randrange(0, tail.head + 1)
             found = tail.after(after)
             if found is not None:
