@@ -11,12 +11,14 @@ locked and advanced in the same transaction, as any log with gapless numbers mus
 from __future__ import annotations
 
 import abc
+import asyncio
 import json
 import sqlite3
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, LiteralString
@@ -26,6 +28,10 @@ import psycopg
 from benchmarks.load import payload
 from tests.services import PostgresServer
 
+Row = tuple[str, str]
+"""Name and data of an event."""
+
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 _RUNS = (
     "CREATE TABLE IF NOT EXISTS runs (id {key}, run_id varchar(200) UNIQUE, head bigint NOT NULL)"
 )
@@ -45,8 +51,8 @@ class Table(abc.ABC):
         """Insert a run and return its key."""
 
     @abc.abstractmethod
-    def append(self, run: int, rows: list[tuple[str, str]]) -> None:
-        """Append rows of name and data in one transaction."""
+    def append(self, run: int, rows: list[Row]) -> None:
+        """Append rows in one transaction."""
 
     @abc.abstractmethod
     def page(self, run: int, seq: int, limit: int) -> list[Any]:
@@ -54,20 +60,56 @@ class Table(abc.ABC):
 
     def append_per_second(self, events: int, batch: int) -> float:
         """Append to a new run in transactions of ``batch`` rows; return events per second."""
-        rows = [
-            ("message", json.dumps(payload(number, events), separators=(",", ":")))
-            for number in range(events)
-        ]
+        rows = [("message", _to_json(payload(number, events))) for number in range(events)]
         run = self.new_run()
         started = time.perf_counter()
         for start in range(0, events, batch):
             self.append(run, rows[start : start + batch])
         return events / (time.perf_counter() - started)
 
+    def append_by_tasks_per_second(self, events: int, tasks: int) -> float:
+        """
+        Append to a new run from tasks of asyncio, which all share each commit; return events/s.
+
+        The least that an awaited publish can do: each task makes its row's JSON and awaits a future
+        that is resolved after the commit, on a thread of its own, of one row of every task.
+        """
+        return asyncio.run(self._append_by_tasks(self.new_run(), events, tasks))
+
+    async def _append_by_tasks(self, run: int, events: int, tasks: int) -> float:
+        loop = asyncio.get_running_loop()
+        data = [payload(number, events) for number in range(events)]
+        rows: list[Row] = []
+        waiting: list[asyncio.Future[None]] = []
+
+        def resolve(futures: list[asyncio.Future[None]]) -> None:
+            for future in futures:
+                future.set_result(None)
+
+        def commit(rows: list[Row], futures: list[asyncio.Future[None]]) -> None:
+            self.append(run, rows)
+            loop.call_soon_threadsafe(resolve, futures)
+
+        async def append(task: int) -> None:
+            nonlocal rows, waiting
+            for one in data[task::tasks]:
+                rows.append(("message", _to_json(one)))
+                future = loop.create_future()
+                waiting.append(future)
+                if len(rows) == tasks:
+                    writer.submit(commit, rows, waiting)
+                    rows, waiting = [], []
+                await future
+
+        with ThreadPoolExecutor(1) as writer:
+            started = time.perf_counter()
+            await asyncio.gather(*map(append, range(tasks)))
+            return events / (time.perf_counter() - started)
+
     def filled_run(self, events: int) -> int:
         """Return the key of a new run with some events."""
         run = self.new_run()
-        data = json.dumps(payload(0, events), separators=(",", ":"))
+        data = _to_json(payload(0, events))
         self.append(run, [("message", data)] * events)
         return run
 
@@ -94,7 +136,7 @@ class _Sqlite(Table):
         )
         return int(cursor.lastrowid or 0)
 
-    def append(self, run: int, rows: list[tuple[str, str]]) -> None:
+    def append(self, run: int, rows: list[Row]) -> None:
         execute = self._connection.execute
         execute("BEGIN IMMEDIATE")
         ((head,),) = execute(
@@ -144,7 +186,7 @@ class _Postgresql(Table):
         ).fetchall()
         return int(key)
 
-    def append(self, run: int, rows: list[tuple[str, str]]) -> None:
+    def append(self, run: int, rows: list[Row]) -> None:
         columns: list[Any] = [[name for name, _ in rows], [data for _, data in rows]]
         if not self._arrays:
             columns = ["\n".join(column) for column in columns]
@@ -166,7 +208,9 @@ def sqlite() -> Iterator[Table]:
     """Give a log in a new SQLite file: WAL, ``synchronous=NORMAL``, as the demo's."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "log.sqlite3"
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        with closing(
+            sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        ) as connection:
             yield _Sqlite(connection)
 
 

@@ -8,9 +8,10 @@ after another, by the async and by the sync API; from 64 tasks at once, on one r
 each; and 50,000 events through a producer handle, flushed at the end. There is no server and
 no client, but the announcements go to Redis where there is one. The yardstick is bare SQL on a
 database of the same kind (on PostgreSQL: of the same server): commits one by one, and with as many
-rows in each as ours had with 64 tasks, on PostgreSQL also as one would write it, with arrays. The
-data of all events is made before the clock starts; to check it and to write it as JSON is part of
-publishing.
+rows in each as ours had with 64 tasks, on PostgreSQL also as one would write it, with arrays. And
+bare SQL by 64 tasks of asyncio with nothing in between, which is the limit of any awaited publish.
+The data of all events is made before the clock starts; to check it and to write it as JSON is part
+of publishing.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ FULL = 512
 
 BARE_SINGLE = "bare sql, 1 row a commit"
 BARE_ARRAYS = f"bare sql with arrays, {TASKS} rows a commit"
+BARE_TASKS = f"bare sql by {TASKS} tasks"
 BARE_FULL = f"bare sql, {FULL} rows a commit"
 SINGLE_CASES: dict[str, How] = {
     "one by one, async API": "async",
@@ -97,6 +99,18 @@ def main() -> None:
                 (BARE_ARRAYS, name),
                 (">=", 0.6),
             )
+        results.ratio(
+            f"{ONE_RUN} / bare SQL by {TASKS} tasks, {name}",
+            UNIT,
+            (ONE_RUN, name),
+            (BARE_TASKS, name),
+        )
+        results.ratio(
+            f"bare SQL by {TASKS} tasks / bare SQL, as many rows a commit, {name}",
+            UNIT,
+            (BARE_TASKS, name),
+            (bare_like(ONE_RUN), name),
+        )
         for case in HANDLE_CASES:
             results.ratio(
                 f"{case} / bare SQL, {FULL} rows a commit, {name}",
@@ -128,6 +142,7 @@ def measure(
         batch = ours(case, "async", CONCURRENT, runs, TASKS).events_per_commit
         results.add(case, name, batch, "events/commit")
         bare(bare_like(case), CONCURRENT, round(batch))
+    results.add(BARE_TASKS, name, table.append_by_tasks_per_second(CONCURRENT, TASKS), UNIT)
     for case, how in HANDLE_CASES.items():
         ours(case, how, MANY)
     bare(BARE_FULL, MANY, FULL)
