@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import abc
 import asyncio
-import json
 import sqlite3
 import tempfile
 import time
@@ -23,6 +22,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, LiteralString
 
+import orjson
 import psycopg
 
 from benchmarks.load import payload
@@ -31,7 +31,6 @@ from tests.services import PostgresServer
 Row = tuple[str, str]
 """Name and data of an event."""
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
 _RUNS = (
     "CREATE TABLE IF NOT EXISTS runs (id {key}, run_id varchar(200) UNIQUE, head bigint NOT NULL)"
 )
@@ -60,7 +59,7 @@ class Table(abc.ABC):
 
     def append_per_second(self, events: int, batch: int) -> float:
         """Append to a new run in transactions of ``batch`` rows; return events per second."""
-        rows = [("message", _to_json(payload(number, events))) for number in range(events)]
+        rows = [_row(payload(number, events)) for number in range(events)]
         run = self.new_run()
         started = time.perf_counter()
         for start in range(0, events, batch):
@@ -71,9 +70,15 @@ class Table(abc.ABC):
         """
         Append to a new run from tasks of asyncio, which all share each commit; return events/s.
 
-        The least that an awaited publish can do: each task makes its row's JSON and awaits a future
-        that is resolved after the commit, on a thread of its own, of one row of every task.
+        The least that an awaited publish does: each task makes its row's JSON and awaits a future
+        that is settled after the commit, on a thread of its own, of one row of every task.
+
+        Args:
+            events: a multiple of ``tasks``.
+            tasks: rows in each commit.
         """
+        if events % tasks:
+            raise ValueError(f"{events} events are no multiple of {tasks} tasks.")
         return asyncio.run(self._append_by_tasks(self.new_run(), events, tasks))
 
     async def _append_by_tasks(self, run: int, events: int, tasks: int) -> float:
@@ -82,18 +87,25 @@ class Table(abc.ABC):
         rows: list[Row] = []
         waiting: list[asyncio.Future[None]] = []
 
-        def resolve(futures: list[asyncio.Future[None]]) -> None:
+        def settle(futures: list[asyncio.Future[None]], error: Exception | None) -> None:
             for future in futures:
-                future.set_result(None)
+                if error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(error)
 
         def commit(rows: list[Row], futures: list[asyncio.Future[None]]) -> None:
-            self.append(run, rows)
-            loop.call_soon_threadsafe(resolve, futures)
+            error = None
+            try:
+                self.append(run, rows)
+            except Exception as caught:
+                error = caught
+            loop.call_soon_threadsafe(settle, futures, error)
 
         async def append(task: int) -> None:
             nonlocal rows, waiting
             for one in data[task::tasks]:
-                rows.append(("message", _to_json(one)))
+                rows.append(_row(one))
                 future = loop.create_future()
                 waiting.append(future)
                 if len(rows) == tasks:
@@ -109,8 +121,7 @@ class Table(abc.ABC):
     def filled_run(self, events: int) -> int:
         """Return the key of a new run with some events."""
         run = self.new_run()
-        data = _to_json(payload(0, events))
-        self.append(run, [("message", data)] * events)
+        self.append(run, [_row(payload(0, events))] * events)
         return run
 
     def read_per_second(self, run: int, events: int, limit: int) -> float:
@@ -120,6 +131,10 @@ class Table(abc.ABC):
         while seq < events:
             seq = self.page(run, seq, limit)[-1][2]
         return events / (time.perf_counter() - started)
+
+
+def _row(data: dict[str, Any]) -> Row:
+    return "message", orjson.dumps(data).decode()
 
 
 class _Sqlite(Table):

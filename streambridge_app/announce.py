@@ -285,4 +285,4 @@ def _progress(news: News) -> tuple[int, bool]:
 def _joined(older: Batch | None, newer: Batch | None) -> Batch | None:
     if older is None or newer is None or older.last + 1 != newer.first:
         return None
-    return Batch(newer.epoch, older.first, [*older.names, *newer.names], [*older.data, *newer.data])
+    return Batch.join((older, newer))
