@@ -26,7 +26,7 @@ SMALL: Final = 32
 class Batch:
     """Consecutive events of one run: ``first``, ``first + 1``, … ``last``."""
 
-    __slots__ = ("_socket_frames", "_sse", "data", "epoch", "first", "last", "names")
+    __slots__ = ("_rest", "_socket_frames", "_sse", "data", "epoch", "first", "last", "names")
 
     def __init__(self, epoch: int, first: int, names: Sequence[str], data: Sequence[str]) -> None:
         self.epoch = epoch
@@ -35,6 +35,8 @@ class Batch:
         self.names = names
         self.data = data
         """Each one line of JSON text."""
+        self._rest: Batch | None = None
+        """What followed the last position asked for: clients that fell behind together share it."""
         self._sse: bytes | None = None
         self._socket_frames: list[str] | None = None
 
@@ -49,7 +51,11 @@ class Batch:
         skip = seq + 1 - self.first
         if skip <= 0:
             return self
-        return Batch(self.epoch, seq + 1, self.names[skip:], self.data[skip:])
+        rest = self._rest
+        if rest is None or rest.first != seq + 1:
+            rest = Batch(self.epoch, seq + 1, self.names[skip:], self.data[skip:])
+            self._rest = rest
+        return rest
 
     def sse(self) -> bytes:
         """Return the events as SSE frames, encoded on the first call."""
@@ -130,9 +136,9 @@ class Tail:
             self._size += fresh.size
             self.head = fresh.last
             self._apart = self._apart + 1 if len(fresh) < SMALL else 0
+            self._shrink()
             if self._apart == 2 * JOINED:
                 self._join()
-            self._shrink()
         return verdict
 
     def extend(self, batches: Iterable[Batch]) -> None:
@@ -162,10 +168,9 @@ class Tail:
         return found
 
     def _join(self) -> None:
-        newest = [self._batches.pop() for _ in range(JOINED)]
-        older = [self._batches.pop() for _ in range(JOINED)]
-        self._batches.append(Batch.join(older[::-1]))
-        self._batches.extend(newest[::-1])
+        apart = [self._batches.pop() for _ in range(2 * JOINED)][::-1]
+        self._batches.append(Batch.join(apart[:JOINED]))
+        self._batches.extend(apart[JOINED:])
         self._apart = JOINED
 
     def _shrink(self) -> None:

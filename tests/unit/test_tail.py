@@ -37,6 +37,12 @@ def test_after_skips():
     assert len(batch(3, 7).after(7)) == 0
 
 
+def test_clients_at_the_same_position_share_what_follows():
+    whole = batch(3, 7)
+    assert whole.after(5) is whole.after(5)
+    assert (whole.after(4).first, whole.after(5).first) == (5, 6)
+
+
 def test_events_have_data_of_their_own():
     one = Batch(500, 1, ["a"], ["[1]"])
     (first,), (second,) = one.events(), one.events()
@@ -148,6 +154,14 @@ def test_older_small_batches_are_joined_and_newer_ones_are_shared():
     older = [(1 + JOINED * n, JOINED * (n + 1)) for n in range(3)]
     assert spans(found) == older + [(one.first, one.last) for one in small[3 * JOINED :]]
     assert all(one is another for one, another in zip(found[3:], small[3 * JOINED :], strict=True))
+
+
+@pytest.mark.parametrize("limit", [{"max_events": 15}, {"max_size": 15 * 100}])
+def test_a_tail_that_holds_fewer_batches_than_are_joined_loses_one_for_each(limit):
+    tail = Tail(0, **{"max_events": 1000, "max_size": 10_000, **limit})
+    for seq in range(1, 100):
+        tail.append(Batch(500, seq, ["e"], ["1" * 99]))
+        assert tail.after(max(0, seq - 15)) is not None
 
 
 def test_a_batch_that_is_not_small_stays_as_it_came():
