@@ -113,10 +113,16 @@ async def test_publishers_are_not_members(bridge, members):
 
 async def test_the_first_client_of_a_process_tunes_its_collections(bridge, monkeypatch):
     monkeypatch.setattr(garbage, "_asked", False)
+    frozen, threshold = gc.get_freeze_count(), gc.get_threshold()
     gc.unfreeze()
     gc.set_threshold(700, 10, 10)
-    async with client(bridge, "run") as live:
-        await publish(bridge, "run", 1)
-        await live.take(1)
-        assert gc.get_freeze_count() > 1000
-        assert gc.get_threshold() == (garbage.YOUNG_OBJECTS, 10, 10)
+    try:
+        async with client(bridge, "run") as live:
+            await publish(bridge, "run", 1)
+            await live.take(1)
+            assert gc.get_freeze_count() > 1000
+            assert gc.get_threshold() == (garbage.YOUNG_OBJECTS, 10, 10)
+    finally:
+        gc.set_threshold(*threshold)
+        if not frozen:
+            gc.unfreeze()

@@ -55,7 +55,7 @@ def test_what_is_loaded_is_frozen_once_and_nothing_later(setting: bool, freezes:
     ("setting", "before", "after"),
     [
         (True, (700, 10, 10), (YOUNG_OBJECTS, 10, 10)),
-        (True, (2000, 5, 0), (YOUNG_OBJECTS, 5, 0)),
+        (True, (1000, 5, 0), (YOUNG_OBJECTS, 5, 0)),
         (True, (50_000, 5, 5), (50_000, 5, 5)),
         (True, (0, 10, 10), (0, 10, 10)),
         (False, (700, 10, 10), (700, 10, 10)),
