@@ -1,10 +1,10 @@
 """
 The limit of the database: the same rows, appended and read by bare SQL on one connection.
 
-The statements are the fastest that this machine's drivers offer for rows that are ready-made: an
-``executemany`` on SQLite, one statement for all rows on PostgreSQL, which takes them as lines of
-text. That is not how one would write it: arrays are, which psycopg writes by a Python call per
-element, at 512 rows four times as slow; so there is a table of that kind too. The run's row is
+The rows are ready-made. SQLite takes them by an ``executemany``, as one would write it; PostgreSQL
+by one statement for all rows, as lines of text. That is not how one would write it: arrays are,
+which psycopg writes by a Python call per element, at 512 rows four times as slow; so there is a
+table of that kind too. The run's row is
 locked and advanced in the same transaction, as any log with gapless numbers must.
 """
 
@@ -64,7 +64,9 @@ class Table(abc.ABC):
         started = time.perf_counter()
         for start in range(0, events, batch):
             self.append(run, rows[start : start + batch])
-        return events / (time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._check(run, events)
+        return events / seconds
 
     def append_by_tasks_per_second(self, events: int, tasks: int) -> float:
         """
@@ -79,7 +81,10 @@ class Table(abc.ABC):
         """
         if events % tasks:
             raise ValueError(f"{events} events are no multiple of {tasks} tasks.")
-        return asyncio.run(self._append_by_tasks(self.new_run(), events, tasks))
+        run = self.new_run()
+        per_second = asyncio.run(self._append_by_tasks(run, events, tasks))
+        self._check(run, events)
+        return per_second
 
     async def _append_by_tasks(self, run: int, events: int, tasks: int) -> float:
         loop = asyncio.get_running_loop()
@@ -117,6 +122,10 @@ class Table(abc.ABC):
             started = time.perf_counter()
             await asyncio.gather(*map(append, range(tasks)))
             return events / (time.perf_counter() - started)
+
+    def _check(self, run: int, events: int) -> None:
+        if [row[2] for row in self.page(run, 0, events + 1)] != list(range(1, events + 1)):
+            raise RuntimeError(f"The table has not {events} rows of the run, in order.")
 
     def filled_run(self, events: int) -> int:
         """Return the key of a new run with some events."""

@@ -127,6 +127,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         client.read_head()
         poll.register(number, select.EPOLLIN)
     print("connected", flush=True)
+    began, cpu = time.time(), time.process_time()
 
     waiting = {number for number, client in clients.items() if _MARK not in b"".join(client.pieces)}
     deadline = time.monotonic() + spec["timeout"]
@@ -137,9 +138,12 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
                 waiting.discard(number)
         if time.monotonic() > deadline:
             raise WrongStreamError(f"{len(waiting)} clients still wait after {spec['timeout']} s")
+    cpu = time.process_time() - cpu
     for client in clients.values():
         client.socket.close()
-    return _checked(spec, list(clients.values()), opened)
+    found = _checked(spec, list(clients.values()))
+    seconds = found["finished"] - began
+    return {**found, "opened": opened, "seconds": seconds, "cpu": {"clients": cpu}}
 
 
 def measure_arrivals(
@@ -155,7 +159,7 @@ def measure_arrivals(
     return list(client.events())
 
 
-def _checked(spec: dict[str, Any], clients: list[Client], opened: float) -> dict[str, Any]:
+def _checked(spec: dict[str, Any], clients: list[Client]) -> dict[str, Any]:
     expected = list(range(spec["first"], spec["events"]))
     latencies: list[float] = []
     started = float("inf")
@@ -177,7 +181,6 @@ def _checked(spec: dict[str, Any], clients: list[Client], opened: float) -> dict
     return {
         "events": len(latencies),
         "bytes": sum(len(piece) for client in clients for piece in client.pieces),
-        "opened": opened,
         "started": started,
         "finished": finished,
         "longest": longest,

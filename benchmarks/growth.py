@@ -1,7 +1,7 @@
 """
 What grows with the clients, the history and the runs?
 
-    python -m benchmarks.growth [--rounds 1]
+    python -m benchmarks.growth [--rounds 3]
 
 Four things that should not grow:
 
@@ -65,7 +65,7 @@ TRANSACTIONS = "transactions/s"
 
 
 def main() -> None:
-    repeat = rounds(__doc__, 1)
+    repeat = rounds(__doc__, 3)
     allow_open_files()
     results = Results("growth")
     distributed = StreamBridge("distributed")

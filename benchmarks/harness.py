@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.load import Work
 from benchmarks.results import Results
-from benchmarks.systems.base import Request, System
+from benchmarks.systems.base import Request, System, Worker
 from benchmarks.systems.streambridge import StreamBridge
 from tests.services import spawn
 
@@ -33,6 +34,10 @@ class Outcome(NamedTuple):
     p99: float
     p999: float
     max: float
+    seconds: float
+    """From the word to begin to the last event's arrival."""
+    cpu: dict[str, float]
+    """Seconds of processor time in that: of the clients, the workers and each server."""
 
     @property
     def delivered_per_second(self) -> float:
@@ -107,13 +112,26 @@ def stream(
         system.worker(Work(tuple(ids[index::workers]), events, rate)) for index in range(workers)
     ]
     requests = [system.request(run) for run in ids for _ in range(clients)]
-    reading = Clients(requests, events=events, timeout=timeout)
-    for worker in started:
-        worker.go()
-    outcome = reading.outcome()
-    for worker in started:
-        worker.wait()
-    return outcome
+    try:
+        reading = Clients(requests, events=events, timeout=timeout)
+        before = _cpu_seconds(system, started)
+        began = time.time()
+        for worker in started:
+            worker.go()
+        outcome = reading.outcome()
+        after = _cpu_seconds(system, started)
+        for worker in started:
+            worker.wait()
+    except BaseException:
+        for worker in started:
+            worker.kill()
+        raise
+    used = {name: after[name] - before[name] for name in before}
+    return outcome._replace(seconds=outcome.finished - began, cpu={**outcome.cpu, **used})
+
+
+def _cpu_seconds(system: System, workers: Sequence[Worker]) -> dict[str, float]:
+    return {"workers": sum(worker.cpu_seconds() for worker in workers), **system.cpu_seconds()}
 
 
 def stream_or_note(results: Results, case: str, system: System, **load: Any) -> Outcome | None:

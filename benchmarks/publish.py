@@ -11,7 +11,7 @@ database of the same kind (on PostgreSQL: of the same server): commits one by on
 rows in each as ours had with 64 tasks, on PostgreSQL also as one would write it, with arrays. And
 bare SQL by 64 tasks of asyncio with nothing in between, which is the limit of any awaited publish.
 The data of all events is made before the clock starts; to check it and to write it as JSON is part
-of publishing.
+of publishing. After each measurement the log is read: it must have each event once and in order.
 """
 
 from __future__ import annotations
@@ -97,7 +97,6 @@ def main() -> None:
                 UNIT,
                 (ONE_RUN, name),
                 (BARE_ARRAYS, name),
-                (">=", 0.6),
             )
         results.ratio(
             f"{ONE_RUN} / bare SQL by {TASKS} tasks, {name}",

@@ -34,10 +34,10 @@ INTRODUCTION = """\
 
 Written by `python -m benchmarks.report` from what `make bench` measured; see
 [benchmarks/README.md](../benchmarks/README.md) for what each script does. Workers, server and
-clients are separate processes on one machine, everything goes over HTTP, and every event is checked
-for order, loss and duplicates: a wrong count is a failed run, not a figure. Absolute figures belong
-to the machine named below; the ratios carry over. Values are medians, with the lowest and the
-highest of the rounds in parentheses.
+clients are separate processes on one machine, what clients read comes over HTTP, and every event is
+checked for order, loss and duplicates: a wrong count is a failed run, not a figure. Absolute
+figures belong to the machine named below; the ratios carry over. Values are medians, with the
+lowest and the highest of the rounds in parentheses.
 """
 
 

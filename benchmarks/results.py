@@ -46,7 +46,7 @@ class Results:
         bound: tuple[Literal[">=", "<="], float] | None = None,
     ) -> None:
         """
-        Compare two medians.
+        Compare two medians; without a figure of one of them, as of a peer that failed, note that.
 
         Args:
             name: what is compared, for people.
@@ -55,6 +55,10 @@ class Results:
             other: case and system below it.
             bound: what the ratio must reach.
         """
+        for case, system in (ours, other):
+            if (case, system, unit) not in self._values:
+                self.note(f"{name}: not compared, for {system} has no figure.")
+                return
         value = self.median(*ours, unit) / self.median(*other, unit)
         self._ratios.append({"name": name, "value": value, **_judged(value, bound)})
 

@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import psutil
 
@@ -35,14 +35,23 @@ class Request:
         }
 
 
-class Worker(Protocol):
+class Worker(abc.ABC):
     """A worker that is up, and emits nothing yet."""
 
+    @abc.abstractmethod
     def go(self) -> None:
         """Let it emit."""
 
+    @abc.abstractmethod
     def wait(self) -> None:
         """Wait for its end; raises RuntimeError if it failed."""
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time of its process so far; 0: it has none of its own."""
+        return 0.0
+
+    def kill(self) -> None:  # noqa: B027 - a worker without a process ends with its server
+        """End its process, if it has one."""
 
 
 class System(abc.ABC):
@@ -100,7 +109,7 @@ class System(abc.ABC):
         return {server.name: _cpu_seconds(server.pid) for server in self.servers}
 
 
-class ProcessWorker:
+class ProcessWorker(Worker):
     """A Python module that says ready, waits for go, emits, and ends with 0."""
 
     def __init__(self, module: str, *args: str, env: Mapping[str, str] | None = None) -> None:
@@ -123,6 +132,13 @@ class ProcessWorker:
     def wait(self) -> None:
         if self._process.wait(120) != 0:
             raise RuntimeError(f"The worker failed: exit code {self._process.returncode}.")
+
+    def cpu_seconds(self) -> float:
+        return _cpu_seconds(self._process.pid)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(20)
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -51,7 +51,7 @@ class BareAsgi(System):
         return f"/?events={events}&frames={self._frames}"
 
 
-class _NoWorker:
+class _NoWorker(Worker):
     """The server has the events already."""
 
     def go(self) -> None:

@@ -121,7 +121,7 @@ class LangGraph(System):
         return Request(self._server.port, path, {"Last-Event-ID": "-1"})
 
 
-class _Run:
+class _Run(Worker):
     """A run of the graph, in the server's process."""
 
     def __init__(self, http: httpx.Client, path: str, go: Path) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
+
+import psycopg
 
 from benchmarks.load import Work
 from benchmarks.systems.base import ProcessWorker, Request, System, Worker
@@ -80,6 +84,18 @@ class StreamBridge(System):
     def publisher(self) -> Publisher:
         """Return a process that publishes as it is told; a context manager."""
         return Publisher(self.env, self._epochs)
+
+    def events_per_commit(self) -> float:
+        """Return how many events a commit had so far on average; each has a time of its own."""
+        query = "SELECT count(*), count(DISTINCT created_at) FROM streambridge_app_event"
+        url = self.env["DATABASE_URL"]
+        if self.postgres is None:
+            with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file:
+                ((events, commits),) = file.execute(query).fetchall()
+        else:
+            with psycopg.connect(url) as connection:
+                ((events, commits),) = connection.execute(query).fetchall()
+        return float(events / commits)
 
     def request(self, run: str, after: int | None = None) -> Request:
         headers = {} if after is None else {"Last-Event-ID": f"{self._epochs[run]}-{after}"}

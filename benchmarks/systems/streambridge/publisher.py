@@ -21,6 +21,7 @@ from benchmarks.load import payload
 django.setup()
 
 from streambridge_app import get_bridge, get_sync_bridge, log  # noqa: E402
+from streambridge_app.models import Event  # noqa: E402
 from streambridge_app.writes import Write  # noqa: E402
 
 Data = list[dict[str, Any]]
@@ -69,12 +70,28 @@ def publish(order: dict[str, Any]) -> dict[str, Any]:
         seconds = asyncio.run(publish_async(runs, data, order["tasks"]))
     else:
         seconds = asyncio.run(publish_by_async_handle(runs[0], data))
+    cpu = time.process_time() - cpu
+    check(runs, events, order["tasks"])
     return {
         "events_per_second": events / seconds,
         "events_per_commit": events / (_commits - commits),
-        "cpu_us": 1e6 * (time.process_time() - cpu) / events,
+        "cpu_us": 1e6 * cpu / events,
         "publish_ms": [],
     }
+
+
+def check(runs: Sequence[str], events: int, tasks: int) -> None:
+    """Raise RuntimeError unless the log has each event once, those of each task in their order."""
+    found: list[list[int]] = [[] for _ in range(tasks)]
+    for run in runs:
+        rows = Event.objects.filter(run__run_id=run).order_by("seq").values_list("seq", "data")
+        for place, (seq, text) in enumerate(rows, 1):
+            number = json.loads(text)["n"]
+            found[number % tasks].append(number)
+            if seq != place:
+                raise RuntimeError(f"Event {place} of {run} has the number {seq}.")
+    if found != [list(range(task, events, tasks)) for task in range(tasks)]:
+        raise RuntimeError(f"The log has not each of the {events} events once and in order.")
 
 
 def publish_sync(run: str, data: Data) -> float:
