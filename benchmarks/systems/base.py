@@ -87,6 +87,7 @@ class System(abc.ABC):
 
     def __exit__(self, *exc_info: object) -> None:
         self.stack.close()
+        self.servers.clear()
 
     @abc.abstractmethod
     def start(self) -> None:
