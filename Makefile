@@ -36,7 +36,7 @@ endif
 chaos: venv ## break servers, workers, Redis and PostgreSQL for ten minutes, or SECONDS=, by SEED=
 	@$(bin)/python -m tests.chaos.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
-bench: ## measure beside the peers for 40 minutes; ARGS="burst replay" takes these questions only
+bench: ## measure beside the peers for an hour; ARGS="burst replay" takes these questions only
 	@$(MAKE) --no-print-directory venv VENV=.venv-bench
 	@cmp -s benchmarks/requirements.txt .venv-bench/peers || { \
 		echo 'Installing benchmarks/requirements.txt into .venv-bench' && \
