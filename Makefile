@@ -16,7 +16,7 @@ help: ## show this list (the default)
 
 demo: venv ## serve the demo on 127.0.0.1, port 8000 or PORT=
 	@$(bin)/python manage.py migrate --verbosity 0
-	@echo 'StreamBridge demo: http://127.0.0.1:$(PORT)/'
+	@echo 'StreamBridge demo: http://127.0.0.1:$(PORT)/ (Ctrl-C ends it)'
 	@exec $(bin)/python -m daphne \
 		-e tcp:port=$(PORT):interface=127.0.0.1:backlog=2048 project.asgi:application
 
