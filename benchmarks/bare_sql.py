@@ -4,8 +4,8 @@ The limit of the database: the same rows, appended and read by bare SQL on one c
 The rows are ready-made. SQLite takes them by an ``executemany``, as one would write it; PostgreSQL
 by one statement for all rows, as lines of text. That is not how one would write it: arrays are,
 which psycopg writes by a Python call per element, at 512 rows four times as slow; so there is a
-table of that kind too. The run's row is
-locked and advanced in the same transaction, as any log with gapless numbers must.
+table of that kind too. The run's row is locked and advanced in the same transaction, as any log
+with gapless numbers must.
 """
 
 from __future__ import annotations

@@ -34,10 +34,10 @@ class Outcome(NamedTuple):
     p99: float
     p999: float
     max: float
-    seconds: float
-    """From the word to begin to the last event's arrival."""
     cpu: dict[str, float]
-    """Seconds of processor time in that: of the clients, the workers and each server."""
+    """Seconds of processor time: of the clients, and of :func:`stream` the workers and servers."""
+    seconds: float = 0.0
+    """In which that was used: from the word to begin to the last event's arrival."""
 
     @property
     def delivered_per_second(self) -> float:
@@ -70,13 +70,20 @@ class Clients:
         assert self._process.stdout
         self._process.stdin.write(json.dumps(spec) + "\n")
         self._process.stdin.flush()
-        self._first_line = self._process.stdout.readline()
+        self._line = self._process.stdout.readline()
+
+    def wait(self) -> None:
+        """Wait until every client has the last event, or one has failed."""
+        assert self._process.stdout
+        if self._line == "connected\n":
+            self._line = self._process.stdout.readline()
 
     def outcome(self) -> Outcome:
         """Wait for the last event; raises RuntimeError if a client missed or doubled one."""
         assert self._process.stdout
-        line = self._first_line
-        if line == "connected\n":
+        self.wait()
+        line = self._line
+        if line == "finished\n":
             line = self._process.stdout.readline()
         self._process.wait(20)
         result: dict[str, Any] = json.loads(line or '{"error": "the client process died"}')
@@ -108,18 +115,21 @@ def stream(
         timeout: seconds for all of it.
     """
     ids = [system.new_run() for _ in range(runs)]
-    started = [
-        system.worker(Work(tuple(ids[index::workers]), events, rate)) for index in range(workers)
-    ]
-    requests = [system.request(run) for run in ids for _ in range(clients)]
+    started: list[Worker] = []
     try:
+        started.extend(
+            system.worker(Work(tuple(ids[index::workers]), events, rate))
+            for index in range(workers)
+        )
+        requests = [system.request(run) for run in ids for _ in range(clients)]
         reading = Clients(requests, events=events, timeout=timeout)
         before = _cpu_seconds(system, started)
         began = time.time()
         for worker in started:
             worker.go()
-        outcome = reading.outcome()
+        reading.wait()
         after = _cpu_seconds(system, started)
+        outcome = reading.outcome()
         for worker in started:
             worker.wait()
     except BaseException:

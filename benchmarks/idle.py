@@ -111,7 +111,7 @@ def idle(results: Results, streams: int, systems: list[System]) -> None:
     for system, was in before.items():
         for name, seconds in system.cpu_seconds().items():
             label = system.name if name == system.servers[-1].name else f"{system.name}: {name}"
-            each = 1000 * (seconds - was[name]) / streams / minutes
+            each = 1000 * (seconds - was[name]) / (streams + WARM_UP) / minutes
             results.add(case_of(streams), label, each, IDLING)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 
-from benchmarks.harness import Outcome, stream, stream_or_note
+from benchmarks.harness import Outcome, stream_or_note
 from benchmarks.results import Results, rounds
 from benchmarks.systems.bare_redis import BareRedis
 from benchmarks.systems.base import System
@@ -98,10 +98,13 @@ def paced(results: Results, case: str, system: System, *, rate: float, clients: 
         keep(results, case, system, outcome)
 
 
-def everyday(results: Results, system: System, runs: int, seconds: int = SECONDS) -> Outcome:
+def everyday(results: Results, system: System, runs: int, seconds: int = SECONDS) -> Outcome | None:
     """Measure many runs at once; keep also what the processes used."""
-    outcome = stream(system, events=20 * seconds, runs=runs, workers=WORKERS, rate=20)
     case = case_of(runs, seconds)
+    load = {"events": 20 * seconds, "runs": runs, "workers": WORKERS, "rate": 20}
+    outcome = stream_or_note(results, case, system, **load)
+    if outcome is None:
+        return None
     keep(results, case, system, outcome, seconds)
     for name, cpu in outcome.cpu.items():
         results.add(case, f"{system.name}: {name}", cpu / outcome.seconds, "cores")
@@ -114,6 +117,7 @@ def raise_runs(results: Results, system: System) -> None:
     """Add runs until events are late, and say how far it went and what was busy then."""
     for runs in STEPS:
         outcome = everyday(results, system, runs)
+        assert outcome  # ours raises
         rate = outcome.rate_kept(SECONDS)
         if outcome.p99 > SLOWEST_MS or rate < LEAST_RATE:
             cores = {name: cpu / outcome.seconds for name, cpu in outcome.cpu.items()}

@@ -15,7 +15,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from benchmarks.results import DIRECTORY, format_number
+from benchmarks.results import DIRECTORY, format_number, format_ratio
 
 mpl.use("svg")
 from matplotlib import pyplot
@@ -65,9 +65,9 @@ def targets(documents: dict[str, Any]) -> str:
             if ratio["bound"] is None:
                 continue
             sign, bound = ratio["bound"]
-            value = f"{format_number(ratio['value'])} {ratio.get('unit', '')}".strip()
             symbol = {">=": "≥", "<=": "≤"}[sign]
-            verdict = "reached" if ratio["reached"] else "**missed**"
+            verdict = {True: "reached", False: "**missed**", None: ""}[ratio["reached"]]
+            value = format_ratio(ratio)
             lines.append(f"| {ratio['name']} | {value} | {symbol} {bound:g} | {verdict} |")
     return "\n".join(lines) + "\n"
 
@@ -88,7 +88,7 @@ def section(document: dict[str, Any]) -> str:
     free = [ratio for ratio in document["ratios"] if ratio["bound"] is None]
     if free:
         lines.append("")
-        lines += [f"- {ratio['name']}: {format_number(ratio['value'])}" for ratio in free]
+        lines += [f"- {ratio['name']}: {format_ratio(ratio)}" for ratio in free]
     if document["notes"]:
         lines.append("")
         lines += [f"- {note}" for note in document["notes"]]

@@ -46,7 +46,7 @@ class Results:
         bound: tuple[Literal[">=", "<="], float] | None = None,
     ) -> None:
         """
-        Compare two medians; without a figure of one of them, as of a peer that failed, note that.
+        Compare two medians; without a figure of one of them, as of a peer that failed, say so.
 
         Args:
             name: what is compared, for people.
@@ -55,11 +55,9 @@ class Results:
             other: case and system below it.
             bound: what the ratio must reach.
         """
-        for case, system in (ours, other):
-            if (case, system, unit) not in self._values:
-                self.note(f"{name}: not compared, for {system} has no figure.")
-                return
-        value = self.median(*ours, unit) / self.median(*other, unit)
+        value = None
+        if (*ours, unit) in self._values and (*other, unit) in self._values:
+            value = self.median(*ours, unit) / self.median(*other, unit)
         self._ratios.append({"name": name, "value": value, **_judged(value, bound)})
 
     def limit(
@@ -84,7 +82,7 @@ class Results:
         for ratio in self._ratios:
             bound = f"{ratio['bound'][0]} {ratio['bound'][1]:g}" if ratio["bound"] else ""
             verdict = {True: "reached", False: "MISSED", None: ""}[ratio["reached"]]
-            value = f"{format_number(ratio['value'])} {ratio.get('unit', '')}".strip()
+            value = format_ratio(ratio)
             print(f"  {ratio['name']:78} {value:>10} {bound:>8} {verdict}")
         DIRECTORY.mkdir(exist_ok=True)
         path = DIRECTORY / f"{self.question}.json"
@@ -125,11 +123,20 @@ def rounds(description: str | None, default: int) -> int:
     return int(parser.parse_args().rounds)
 
 
-def _judged(value: float, bound: tuple[str, float] | None) -> dict[str, Any]:
+def _judged(value: float | None, bound: tuple[str, float] | None) -> dict[str, Any]:
     if bound is None:
         return {"bound": None, "reached": None}
     sign, limit = bound
+    if value is None:
+        return {"bound": [sign, limit], "reached": None}
     return {"bound": [sign, limit], "reached": value >= limit if sign == ">=" else value <= limit}
+
+
+def format_ratio(ratio: dict[str, Any]) -> str:
+    """Return the value of a ratio or limit, with its unit."""
+    if ratio["value"] is None:
+        return "not compared"
+    return f"{format_number(ratio['value'])} {ratio.get('unit', '')}".strip()
 
 
 def format_number(value: float) -> str:

@@ -3,7 +3,7 @@ Collections of Python's garbage, kept from stopping a server's streams.
 
 A full collection goes through all objects that can hold others, while nothing else runs. Of these
 a Django process has a hundred thousand before its first client, which hold one another until it
-ends: to go through them takes 50 to 100 ms, time and again. And Python looks for young garbage
+ends: to go through them takes 50 to 130 ms, time and again. And Python looks for young garbage
 whenever 700 more objects have come than have gone, as many as a burst of a hundred events makes for
 a moment; each hundredth such look may be a full one. Python 3.13 takes 2,000.
 """

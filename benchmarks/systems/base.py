@@ -50,8 +50,8 @@ class Worker(abc.ABC):
         """Return the processor time of its process so far; 0: it has none of its own."""
         return 0.0
 
-    def kill(self) -> None:  # noqa: B027 - a worker without a process ends with its server
-        """End its process, if it has one."""
+    def kill(self) -> None:  # noqa: B027 - there is one that emits nothing
+        """Let it emit nothing more."""
 
 
 class System(abc.ABC):

@@ -65,6 +65,20 @@ def test_the_plan_of_an_append_is_made_once(own, number, events):
     assert (custom, generic) == (5, appends - 5)
 
 
+def test_an_end_goes_with_the_events_of_other_runs(own):
+    first, second, third = runs(3)
+    appended = advance_postgresql.advance(
+        own,
+        [*writes([first], 1), Write(second, [], [], end="success"), *writes([third], 2)],
+        timezone.now(),
+    )
+    assert {one.run_id: (len(one.batch), one.status) for one in appended} == {
+        first: (1, "running"),
+        second: (0, "success"),
+        third: (2, "running"),
+    }
+
+
 def waits_for_a_lock() -> bool:
     with connections["postgres"].cursor() as cursor:
         cursor.execute(

@@ -142,3 +142,6 @@ class _Run(Worker):
             time.sleep(0.5)
         if status != "success":
             raise RuntimeError(f"The run failed: its status is {status}.")
+
+    def kill(self) -> None:
+        self._http.post(f"{self._path}/cancel", params={"wait": "true"})
