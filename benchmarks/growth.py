@@ -9,8 +9,9 @@ Four things that should not grow:
   long the call takes, and the processor time of the publishing process. Five a second, so that
   the server has served all clients before the next one: they share this machine's cores.
 - the time to join a run that goes on, with 1,000 and 1,000,000 events of history, that nobody
-  follows at the time: from the connection to the first event, from the start of the history, its
-  middle, and at the tail (before the last event); where it is short, also to the last event.
+  follows at the time and of which the server has nothing: from the connection to the first event,
+  from the start of the history, its middle, and at the tail (before one of the last events); where
+  it is short, also to the last event.
 - what the server does per second while nothing happens, with 1 and 2,000 runs followed by one
   client each, and how late an event to one of them is. Measured once, for it takes long.
 - transactions per second of the database (PostgreSQL) with 1 and 500 clients on a run of 20
@@ -79,11 +80,11 @@ def main() -> None:
             histories[system] = {events: system.new_run() for events in HISTORIES}
             for events, run in histories[system].items():
                 publishers[system].fill([run], events)
-        for _ in range(repeat):
+        for turn in range(repeat):
             for system, publisher in publishers.items():
                 for audience in AUDIENCES:
                     publish(results, system, publisher, audience)
-                join_all(results, system, histories[system])
+                join_all(results, system, histories[system], turn)
             for readers in READERS:
                 count_queries(results, distributed, readers)
         for system, publisher in publishers.items():
@@ -139,14 +140,25 @@ def publish(results: Results, system: StreamBridge, publisher: Publisher, client
     results.add(case, system.name, found.cpu_us, PUBLISH_CPU)
 
 
-def join_all(results: Results, system: StreamBridge, runs: dict[int, str]) -> None:
-    """Join each history at each place."""
-    places: dict[tuple[str, int], Join] = {}
+def join_all(results: Results, system: StreamBridge, runs: dict[int, str], turn: int) -> None:
+    """Join each history at each place, a few events on each time: servers keep pages of the log."""
+    places: dict[tuple[str, int], list[Join]] = {}
+    steps = range(turn * JOINS, (turn + 1) * JOINS)
     for events, run in runs.items():
-        for place, first in (("start", 0), ("middle", events // 2), ("tail", events - 1)):
-            last = events - 1 if events == HISTORIES[0] else first
-            places[place, events] = Join(system.request(run, after=first), first, last)
-    taken = join({join_case(*key): one for key, one in places.items()}, JOINS)
+        for place, first, step in (
+            ("start", 0, 1),
+            ("middle", events // 2, 1),
+            ("tail", events - 1, -1),
+        ):
+            places[place, events] = [
+                Join(
+                    system.request(run, after=first + step * n),
+                    first + step * n,
+                    events - 1 if events == HISTORIES[0] else first + step * n,
+                )
+                for n in steps
+            ]
+    taken = join({join_case(*key): some for key, some in places.items()})
     for (_, events), case in zip(places, taken, strict=True):
         results.add(case, system.name, statistics.median(taken[case].first), FIRST)
         if events == HISTORIES[0]:

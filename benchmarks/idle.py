@@ -84,6 +84,7 @@ def measure(results: Results, steps: dict[int, list[System]]) -> None:
             stack.enter_context(system)
             stack.enter_context(held)
             held.warm_up()
+        # Nothing tells of the first sweep. One that came later would count as a stream's thread.
         time.sleep(FIRST_SWEEP_SECONDS)
         for held in systems.values():
             held.remember()

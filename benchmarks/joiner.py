@@ -3,8 +3,9 @@ A client process that joins runs again and again, and says how long each took.
 
     python -m benchmarks.joiner < SPEC
 
-It is told by one line of JSON what to request, which events to expect, and how often. The joins of
-all cases take turns, with a pause in between in which the server forgets the client before.
+It is told by one line of JSON what to request and which events to expect. The joins of all cases
+take turns, with a pause in between in which the server forgets the client before. A server that
+keeps pages of the log is joined at another place each time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.clients import Client, WrongStreamError
@@ -40,14 +41,19 @@ class Joined(NamedTuple):
     last: list[float]
 
 
-def join(joins: Mapping[str, Join], times: int) -> dict[str, Joined]:
-    """Join each so often in a process of its own; raises RuntimeError for a wrong event."""
+def join(joins: Mapping[str, Sequence[Join]]) -> dict[str, Joined]:
+    """
+    Do the joins of each case, in a process of its own.
+
+    Args:
+        joins: equally many for each case.
+
+    Raises:
+        RuntimeError: a join brought a wrong event.
+    """
     spec = {
-        "times": times,
-        "joins": {
-            case: {**dataclasses.asdict(one), "request": one.request.spec()}
-            for case, one in joins.items()
-        },
+        case: [{**dataclasses.asdict(one), "request": one.request.spec()} for one in some]
+        for case, some in joins.items()
     }
     process = spawn(
         [sys.executable, "-m", "benchmarks.joiner"],
@@ -77,10 +83,10 @@ def _measure(request: dict[str, Any], first: int, last: int) -> tuple[float, flo
 
 def main() -> None:
     spec = json.loads(sys.stdin.readline())
-    taken: dict[str, tuple[list[float], list[float]]] = {case: ([], []) for case in spec["joins"]}
+    taken: dict[str, tuple[list[float], list[float]]] = {case: ([], []) for case in spec}
     try:
-        for _ in range(spec["times"]):
-            for case, one in spec["joins"].items():
+        for turn in zip(*spec.values(), strict=True):
+            for case, one in zip(spec, turn, strict=True):
                 to_first, to_last = _measure(**one)
                 taken[case][0].append(to_first)
                 taken[case][1].append(to_last)
