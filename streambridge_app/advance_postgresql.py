@@ -7,6 +7,7 @@ Each runs once per commit; what it costs bounds how fast anybody can publish.
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -46,7 +47,7 @@ _LEASE = f"""
 # expects one in 200 to do so, brings them down to one.
 _ADVANCED_MANY = f"""
     WITH locked AS (
-        SELECT r.id, w.n, w.size, w.status, w.names, w.data FROM (
+        SELECT r.id, w.n, w.size, w.status, w.names, w.data, w.offsets FROM (
             SELECT *, (SELECT id FROM {_RUN} WHERE run_id = w.run_id) AS id
             FROM unnest(
                 string_to_array((SELECT %s), E'\\n'),
@@ -56,8 +57,9 @@ _ADVANCED_MANY = f"""
                 string_to_array((SELECT %s), E'\\n', '')::bigint[],
                 string_to_array((SELECT %s), E'\\n', '')::bigint[],
                 string_to_array((SELECT %s), E'\\n\\n'),
+                string_to_array((SELECT %s), E'\\n\\n'),
                 string_to_array((SELECT %s), E'\\n\\n')
-            ) AS w (run_id, n, size, status, epoch, generation, names, data)
+            ) AS w (run_id, n, size, status, epoch, generation, names, data, offsets)
             WHERE n = abs(n) ORDER BY id
         ) AS w CROSS JOIN LATERAL (
             SELECT id FROM {_RUN}
@@ -76,7 +78,7 @@ _ADVANCED_MANY = f"""
         FROM locked l WHERE r.id = l.id
         RETURNING
             r.run_id, r.id, r.epoch, r.head, r.head - l.n AS old_head, r.size - l.size AS old_size,
-            r.status, r.cancel_requested_at, l.names, l.data
+            r.status, r.cancel_requested_at, l.names, l.data, l.offsets
     ), inserted AS (
         INSERT INTO {_EVENT} (run_id, seq, byte_offset, event, data, created_at)
 """
@@ -87,15 +89,15 @@ _ADVANCE_MANY: Final = Statement(
         SELECT
             a.id,
             a.old_head + e.position,
-            a.old_size - octet_length(e.data)
-                + sum(octet_length(e.data))
-                    OVER (PARTITION BY a.id ORDER BY e.position ROWS UNBOUNDED PRECEDING),
+            a.old_size + e.offset_in_write::bigint,
             e.event,
             e.data,
             %s
-        FROM advanced a, unnest(
-            string_to_array(a.names, E'\\n'), string_to_array(a.data, E'\\n')
-        ) WITH ORDINALITY AS e (event, data, position)
+        FROM advanced a, ROWS FROM (
+            string_to_table(a.names, E'\\n'),
+            string_to_table(a.data, E'\\n'),
+            string_to_table(a.offsets, E'\\n')
+        ) WITH ORDINALITY AS e (event, data, offset_in_write, position)
     ) {_RESULT}
     """,
     _COLUMNS,
@@ -131,13 +133,15 @@ _ADVANCE_ONE: Final = Statement(
         SELECT
             (SELECT id FROM advanced),
             (SELECT head FROM advanced) - %s + e.position,
-            (SELECT size FROM advanced) - %s - octet_length(e.data)
-                + sum(octet_length(e.data)) OVER (ORDER BY e.position ROWS UNBOUNDED PRECEDING),
+            (SELECT size FROM advanced) - %s + e.offset_in_write::bigint,
             e.event,
             e.data,
             %s
-        FROM unnest(string_to_array(%s, E'\\n'), string_to_array(%s, E'\\n'))
-            WITH ORDINALITY AS e (event, data, position)
+        FROM ROWS FROM (
+            string_to_table(%s, E'\\n'),
+            string_to_table(%s, E'\\n'),
+            string_to_table(%s, E'\\n')
+        ) WITH ORDINALITY AS e (event, data, offset_in_write, position)
         WHERE EXISTS (SELECT FROM advanced)
     ) {_RESULT}
     """,
@@ -179,25 +183,34 @@ def statement_for(
 
 def _one(write: Write, at: datetime.datetime) -> tuple[Statement, tuple[Any, ...]]:
     run_id, names, data, end, epoch, generation, _ = write
-    count, size = len(names), sum(sizes_of(data))
+    sizes = sizes_of(data)
+    count, size = len(names), sum(sizes)
     ended_at = None if end is None else at
     run = (count, size, end, ended_at, end, run_id, epoch, generation)
     if count == 1:
         return _ADVANCE_BY_ONE, (*run, size, names[0], data[0], at)
-    return _ADVANCE_ONE, (*run, count, size, at, "\n".join(names), "\n".join(data))
+    lines = "\n".join(names), "\n".join(data), _offsets(sizes)
+    return _ADVANCE_ONE, (*run, count, size, at, *lines)
 
 
 def _many(writes: Sequence[Write], at: datetime.datetime) -> tuple[Statement, tuple[Any, ...]]:
     by_one = all(len(write.names) == 1 for write in writes)
+    sizes = [sizes_of(write.data) for write in writes]
     return _ADVANCE_MANY_BY_ONE if by_one else _ADVANCE_MANY, (
         "\n".join([write.run_id for write in writes]),
         "\n".join([str(len(write.names)) for write in writes]),
-        "\n".join([str(sum(sizes_of(write.data))) for write in writes]),
+        "\n".join([str(sum(each)) for each in sizes]),
         "\n".join([write.end or "" for write in writes]),
         "\n".join([str(write.epoch or "") for write in writes]),
         "\n".join(["" if write.generation is None else str(write.generation) for write in writes]),
         "\n\n".join(["\n".join(write.names) for write in writes]),
         "\n\n".join(["\n".join(write.data) for write in writes]),
+        "" if by_one else "\n\n".join(map(_offsets, sizes)),
         at,
         at,
     )
+
+
+def _offsets(sizes: Sequence[int]) -> str:
+    """Return for each event of these sizes, in bytes, a line of how many are before it."""
+    return "\n".join(map(str, itertools.accumulate(sizes[:-1], initial=0))) if sizes else ""

@@ -2,6 +2,7 @@
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 
 import pytest
 from django.db import connections, transaction
@@ -31,7 +32,7 @@ def writes(run_ids: list[str], events: int) -> list[Write]:
     return [Write(run_id, ["n"] * events, ["1"] * events) for run_id in run_ids]
 
 
-CASES = pytest.mark.parametrize(("number", "events"), [(1, 1), (1, 2), (3, 1), (3, 2)])
+CASES = pytest.mark.parametrize(("number", "events"), [(1, 1), (1, 3), (3, 1), (3, 3)])
 
 
 @CASES
@@ -63,6 +64,24 @@ def test_the_plan_of_an_append_is_made_once(own, number, events):
         ((custom, generic),) = cursor.fetchall()
     # PostgreSQL compares the plans for the first five with one that is made for all.
     assert (custom, generic) == (5, appends - 5)
+
+
+@CASES
+def test_each_event_knows_how_many_bytes_are_before_it(own, number, events):
+    run_ids = runs(number)
+    for data in ("1", '"größer"', '""'):
+        appended = advance_postgresql.advance(
+            own,
+            [Write(run_id, ["n"] * events, [data, "0", data][:events]) for run_id in run_ids],
+            timezone.now(),
+        )
+        assert len(list(appended)) == number
+    for run in Run.objects.using("postgres"):
+        rows = Event.objects.using("postgres").filter(run_id=run.id).order_by("seq")
+        sizes = [len(row.data.encode()) for row in rows]
+        assert len(sizes) == 3 * events
+        assert [row.byte_offset for row in rows] == [*accumulate(sizes, initial=0)][:-1]
+        assert run.size == sum(sizes)
 
 
 def test_an_end_goes_with_the_events_of_other_runs(own):
