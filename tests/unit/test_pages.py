@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from streambridge_app.exceptions import LogUnavailable
-from streambridge_app.pages import KEPT_PAGES, Pages
+from streambridge_app.pages import KEPT_PAGES, READ_AHEAD, Pages
 from streambridge_app.tail import Batch
 
 
@@ -28,11 +28,12 @@ class Log:
         return Batch(epoch, seq + 1, ["n"] * count, ["1"] * count) if count > 0 else None
 
 
-async def replay(pages: Pages, log: Log, seq: int) -> int:
+async def replay(pages: Pages, log: Log, seq: int, key: int = 1) -> int:
     while seq < log.head:
-        page = await pages.read(1, 500, seq, log.head)
+        page = await pages.read(key, 500, seq, log.head)
         assert page.first == seq + 1
         seq = page.last
+        await asyncio.sleep(0)  # it is sent
     return seq
 
 
@@ -56,6 +57,31 @@ async def test_the_next_page_is_read_ahead_and_no_more_than_that():
     await pages.read(1, 500, 0, log.head)
     await asyncio.sleep(0)
     assert log.reads == [(0, 10), (10, 10)]
+
+
+async def test_readers_of_many_runs_read_each_page_once():
+    log = Log(50)
+    pages = Pages(log.read, 10)
+    readers = range(2 * KEPT_PAGES)
+    await asyncio.gather(*(replay(pages, log, 0, key) for key in readers))
+    assert len(log.reads) == 5 * len(readers)
+
+
+@pytest.mark.parametrize(("seconds", "ahead"), [(60, False), (0, True)])
+async def test_clients_that_take_long_keep_others_from_reading_ahead_for_a_while(
+    monkeypatch, seconds, ahead
+):
+    monkeypatch.setattr("streambridge_app.pages.AHEAD_SECONDS", seconds)
+    log = Log(20)
+    pages = Pages(log.read, 10)
+    for key in range(READ_AHEAD):
+        await pages.read(key, 500, 0, log.head)
+    await asyncio.sleep(0)
+    log.reads.clear()
+    await pages.read(READ_AHEAD, 500, 0, log.head)
+    await asyncio.sleep(0)
+    assert log.reads == [(0, 10), (10, 10)][: 1 + ahead]
+    assert len(pages._pages) <= KEPT_PAGES
 
 
 async def test_a_reader_that_goes_away_does_not_take_the_page_from_the_others():
