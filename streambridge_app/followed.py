@@ -73,7 +73,9 @@ class Followed:
         return self.tail.after(seq)
 
     async def read(self, key: int, epoch: int, seq: int) -> Batch | None:
-        head = self.run.head if self.run is not None and self.run.key == key else seq
+        head = seq
+        if self.run is not None and self.run.key == key:
+            head = self.run.head if self.tail.first is None else self.tail.first - 1
         return await self._owner.pages.read(key, epoch, seq, head)
 
     async def changed(self, alarm: Alarm, seconds: float) -> None:

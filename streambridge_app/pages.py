@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from .tail import Batch
@@ -58,7 +58,7 @@ class Pages:
             key: primary key of the run.
             epoch: its epoch.
             seq: number of the event to start after.
-            head: number of the newest event known.
+            head: number of the newest event that has to be read.
 
         Raises:
             LogUnavailable: the log can't be reached.
@@ -72,11 +72,17 @@ class Pages:
         return page
 
     def _read_ahead(self, place: Place) -> None:
+        if place in self._pages:
+            self._pages.move_to_end(place)
+        elif len(self._awaited()) < READ_AHEAD:
+            self._ahead[place] = time.monotonic() + AHEAD_SECONDS
+            self._page(place)
+
+    def _awaited(self) -> Collection[Place]:
+        """Return the pages that are read ahead, without those that were kept long enough."""
         now = time.monotonic()
         self._ahead = {place: until for place, until in self._ahead.items() if until > now}
-        if place not in self._pages and len(self._ahead) < READ_AHEAD:
-            self._ahead[place] = now + AHEAD_SECONDS
-            self._page(place)
+        return self._ahead
 
     def _page(self, place: Place) -> asyncio.Future[Batch | None]:
         page = self._pages.get(place)
@@ -88,14 +94,16 @@ class Pages:
         most = self._page_events - seq % self._page_events
         page = self._pages[place] = asyncio.ensure_future(self._read(key, epoch, seq, most))
         page.add_done_callback(lambda page: self._forget_failure(place, page))
-        while len(self._pages) > KEPT_PAGES:
-            del self._pages[next(place for place in self._pages if place not in self._ahead)]
+        if len(self._pages) > KEPT_PAGES:
+            awaited = self._awaited()
+            del self._pages[next(place for place in self._pages if place not in awaited)]
         return page
 
     def _forget_failure(self, place: Place, page: asyncio.Future[Batch | None]) -> None:
         failed = page.cancelled() or page.exception() is not None or page.result() is None
         if failed and self._pages.get(place) is page:
             del self._pages[place]
+            self._ahead.pop(place, None)
 
     async def close(self) -> None:
         """Wait for what is being read."""

@@ -59,10 +59,11 @@ _READ_POSTGRESQL = f"""
 
 _MAKE_ROOM: Final = f"SELECT octet_length(repeat(' ', {8 * PAGE_BYTES}))"
 """
-Lets PostgreSQL keep the memory that a page takes, some five times its size, for the next one.
+Lets a process of PostgreSQL keep the memory of a page, several times its size, for the next one.
 
 On glibc, what malloc gives back to the system at once depends on the largest piece that it was
 given back itself (mallopt(3), on M_MMAP_THRESHOLD). Half of a page's time was to get it again.
+Elsewhere, and behind a pooler that lends another process each time, it does nothing.
 """
 _with_room: WeakSet[Any] = WeakSet()
 """The connections that have seen it."""

@@ -126,6 +126,11 @@ class Tail:
         self._max_events = max_events
         self._max_size = max_size
 
+    @property
+    def first(self) -> int | None:
+        """``seq`` of the oldest event that is here; None if there is none."""
+        return self._batches[0].first if self._batches else None
+
     def append(self, batch: Batch) -> cursor.Verdict:
         """Take what is new in ``batch`` if it continues the tail, and say whether it did."""
         verdict = cursor.accept(self.head, batch.first, batch.last)

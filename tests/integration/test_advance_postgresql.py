@@ -72,16 +72,40 @@ def test_each_event_knows_how_many_bytes_are_before_it(own, number, events):
     for data in ("1", '"größer"', '""'):
         appended = advance_postgresql.advance(
             own,
-            [Write(run_id, ["n"] * events, [data, "0", data][:events]) for run_id in run_ids],
+            [
+                Write(run_id, ["n"] * events, [data, str(10**place), data][:events])
+                for place, run_id in enumerate(run_ids)
+            ],
             timezone.now(),
         )
         assert len(list(appended)) == number
     for run in Run.objects.using("postgres"):
-        rows = Event.objects.using("postgres").filter(run_id=run.id).order_by("seq")
-        sizes = [len(row.data.encode()) for row in rows]
-        assert len(sizes) == 3 * events
-        assert [row.byte_offset for row in rows] == [*accumulate(sizes, initial=0)][:-1]
-        assert run.size == sum(sizes)
+        assert offsets_are_right(run) == 3 * events
+
+
+def offsets_are_right(run: Run) -> int:
+    """Check the offsets of a run's events, and return how many it has."""
+    rows = Event.objects.using("postgres").filter(run_id=run.id).order_by("seq")
+    sizes = [len(row.data.encode()) for row in rows]
+    assert [row.byte_offset for row in rows] == [*accumulate(sizes, initial=0)][:-1]
+    assert run.size == sum(sizes)
+    return len(sizes)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_runs_of_one_append_have_offsets_of_their_own(own, place):
+    run_ids = runs(3)
+    appended = [
+        Write(run_ids[0], ["n"] * 3, ["1", '"größer"', "22"]),
+        Write(run_ids[1], ["n"] * 2, ["333", "4"]),
+    ]
+    appended.insert(place, Write(run_ids[2], [], [], end="success"))
+    for writes_of_one in (appended, [write for write in appended if write.end is None]):
+        list(advance_postgresql.advance(own, writes_of_one, timezone.now()))
+    found = [
+        offsets_are_right(Run.objects.using("postgres").get(run_id=run_id)) for run_id in run_ids
+    ]
+    assert found == [6, 4, 0]
 
 
 def test_an_end_goes_with_the_events_of_other_runs(own):

@@ -67,6 +67,14 @@ async def test_readers_of_many_runs_read_each_page_once():
     assert len(log.reads) == 5 * len(readers)
 
 
+async def long_readers(pages: Pages, log: Log) -> None:
+    """Let clients have a page and take long to ask for the next one."""
+    for key in range(READ_AHEAD):
+        await pages.read(key, 500, 0, log.head)
+    await asyncio.sleep(0)
+    log.reads.clear()
+
+
 @pytest.mark.parametrize(("seconds", "ahead"), [(60, False), (0, True)])
 async def test_clients_that_take_long_keep_others_from_reading_ahead_for_a_while(
     monkeypatch, seconds, ahead
@@ -74,14 +82,41 @@ async def test_clients_that_take_long_keep_others_from_reading_ahead_for_a_while
     monkeypatch.setattr("streambridge_app.pages.AHEAD_SECONDS", seconds)
     log = Log(20)
     pages = Pages(log.read, 10)
-    for key in range(READ_AHEAD):
-        await pages.read(key, 500, 0, log.head)
-    await asyncio.sleep(0)
-    log.reads.clear()
+    await long_readers(pages, log)
     await pages.read(READ_AHEAD, 500, 0, log.head)
     await asyncio.sleep(0)
     assert log.reads == [(0, 10), (10, 10)][: 1 + ahead]
     assert len(pages._pages) <= KEPT_PAGES
+
+
+@pytest.mark.parametrize(("seconds", "ahead"), [(60, True), (0, False)])
+async def test_what_they_left_is_kept_for_a_while(monkeypatch, seconds, ahead):
+    monkeypatch.setattr("streambridge_app.pages.AHEAD_SECONDS", seconds)
+    log = Log(20)
+    pages = Pages(log.read, 10)
+    await long_readers(pages, log)
+    for key in range(100, 100 + 2 * KEPT_PAGES):
+        await pages.read(key, 500, 0, 10)
+    assert len(pages._pages) == KEPT_PAGES
+    assert [(key, 500, 10) in pages._pages for key in range(READ_AHEAD)] == [ahead] * READ_AHEAD
+
+
+async def test_a_page_that_could_not_be_read_ahead_keeps_no_place():
+    log = Log(30)
+    pages = Pages(log.read, 10)
+    for key in range(READ_AHEAD):
+        page = await pages.read(key, 500, 0, 0)
+        assert page.last == 10
+    log.error = LogUnavailable("down")
+    for key in range(READ_AHEAD):
+        await pages.read(key, 500, 0, log.head)
+    await asyncio.sleep(0)
+    log.error = None
+    await asyncio.sleep(0)
+    log.reads.clear()
+    await pages.read(READ_AHEAD, 500, 0, log.head)
+    await asyncio.sleep(0)
+    assert log.reads == [(0, 10), (10, 10)]
 
 
 async def test_a_reader_that_goes_away_does_not_take_the_page_from_the_others():
