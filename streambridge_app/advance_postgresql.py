@@ -7,7 +7,6 @@ Each runs once per commit; what it costs bounds how fast anybody can publish.
 from __future__ import annotations
 
 import datetime
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from .libpq import Statement, to_bool, to_text
 from .models import Event, Run
 from .runs import RUNNING
 from .tail import Batch
-from .writes import Write, Written, sizes_of
+from .writes import Write, Written, offsets_of, sizes_of
 
 _RUN = Run._meta.db_table
 _EVENT = Event._meta.db_table
@@ -189,7 +188,7 @@ def _one(write: Write, at: datetime.datetime) -> tuple[Statement, tuple[Any, ...
     run = (count, size, end, ended_at, end, run_id, epoch, generation)
     if count == 1:
         return _ADVANCE_BY_ONE, (*run, size, names[0], data[0], at)
-    lines = "\n".join(names), "\n".join(data), _offsets(sizes)
+    lines = "\n".join(names), "\n".join(data), _offset_lines(sizes)
     return _ADVANCE_ONE, (*run, count, size, at, *lines)
 
 
@@ -205,12 +204,11 @@ def _many(writes: Sequence[Write], at: datetime.datetime) -> tuple[Statement, tu
         "\n".join(["" if write.generation is None else str(write.generation) for write in writes]),
         "\n\n".join(["\n".join(write.names) for write in writes]),
         "\n\n".join(["\n".join(write.data) for write in writes]),
-        "" if by_one else "\n\n".join(map(_offsets, sizes)),
+        "" if by_one else "\n\n".join(map(_offset_lines, sizes)),
         at,
         at,
     )
 
 
-def _offsets(sizes: Sequence[int]) -> str:
-    """Return for each event of these sizes, in bytes, a line of how many are before it."""
-    return "\n".join(map(str, itertools.accumulate(sizes[:-1], initial=0))) if sizes else ""
+def _offset_lines(sizes: Sequence[int]) -> str:
+    return "\n".join(map(str, offsets_of(sizes)))

@@ -7,7 +7,6 @@ Each runs once per commit; what it costs bounds how fast anybody can publish.
 from __future__ import annotations
 
 import datetime
-import itertools
 import json
 import sqlite3
 import sys
@@ -21,7 +20,7 @@ from .dialects import LEASE_IS_FRESH, NOW
 from .models import Event, Run
 from .runs import RUNNING
 from .tail import Batch
-from .writes import Write, Written, sizes_of
+from .writes import Write, Written, offsets_of, sizes_of
 
 _RUN = Run._meta.db_table
 _EVENT = Event._meta.db_table
@@ -187,7 +186,7 @@ def _values(
     columns: list[Sequence[Any]] = [
         *([value] * count for value in own),
         range(head - count + 1, head + 1),
-        list(itertools.accumulate(sizes, initial=size - sum(sizes)))[:count],
+        offsets_of(sizes, size - sum(sizes)),
         write.names,
         write.data,
     ]

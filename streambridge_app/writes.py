@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -44,3 +45,8 @@ def sizes_of(data: Sequence[str]) -> list[int]:
     if "".join(data).isascii():
         return list(map(len, data))
     return [len(text.encode()) for text in data]
+
+
+def offsets_of(sizes: Sequence[int], start: int = 0) -> list[int]:
+    """Return for each event of these sizes how many bytes are before it, ``start`` included."""
+    return list(itertools.accumulate(sizes, initial=start))[: len(sizes)]

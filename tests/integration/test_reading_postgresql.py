@@ -20,6 +20,4 @@ def test_each_connection_makes_room_for_pages_once():
         with CaptureQueriesContext(connection) as queries:
             pages = [read_after(written.key, written.epoch, 0, 10, "postgres") for _ in range(2)]
         assert [page.data for page in pages] == [["1"], ["1"]]
-        statements = [query["sql"] for query in queries if "FROM" in query["sql"]]
-        assert len(statements) == 2
-        assert len(queries) == 3
+        assert ["repeat" in query["sql"] for query in queries] == [True, False, False]
