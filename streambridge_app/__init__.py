@@ -1,7 +1,7 @@
 """StreamBridge for Django: follow what background workers do, live, without losing an event."""
 
 from .bridge import Producer, StreamBridge
-from .events import END_SENTINEL, HEARTBEAT_SENTINEL, StreamEvent
+from .events import END_SENTINEL, HEARTBEAT_SENTINEL, GapEvent, StreamEvent
 from .registry import get_bridge, get_sync_bridge
 from .runs import RunState
 from .sync import SyncProducer, SyncStreamBridge
@@ -9,6 +9,7 @@ from .sync import SyncProducer, SyncStreamBridge
 __all__ = [
     "END_SENTINEL",
     "HEARTBEAT_SENTINEL",
+    "GapEvent",
     "Producer",
     "RunState",
     "StreamBridge",

@@ -59,7 +59,7 @@ def check_delay(delay: float, name: str = "delay") -> datetime.timedelta:
 
 
 def check_subscription(
-    run_id: object, last_event_id: str | None, heartbeat_interval: float
+    run_id: object, last_event_id: str | cursor.Cursor | None, heartbeat_interval: float
 ) -> None:
     """Check the arguments of ``follow`` and ``subscribe`` at the call, not at the first item."""
     check_run_id(run_id)

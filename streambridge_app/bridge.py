@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from .arguments import check_delay
+from .cursor import Cursor
 from .events import END_SENTINEL, HEARTBEAT_SENTINEL, StreamEvent, check_run_id
 from .exceptions import BridgeClosed, CancelRequested, ProducerFenced, RunEnded, StreamBridgeError
 from .follow import End, Gap, Heartbeat, Item
@@ -136,7 +137,7 @@ class StreamBridge(abc.ABC):
         self,
         run_id: str,
         *,
-        last_event_id: str | None = None,
+        last_event_id: str | Cursor | None = None,
         heartbeat_interval: float = 15.0,
         epoch: int | None = None,
     ) -> AsyncGenerator[Item]:
@@ -146,6 +147,7 @@ class StreamBridge(abc.ABC):
         Arguments and errors are those of :meth:`subscribe`, and:
 
         Args:
+            last_event_id: may also be a cursor that was read already.
             epoch: follow this incarnation of the run only, the one that access was granted to.
         """
 
@@ -155,8 +157,8 @@ class StreamBridge(abc.ABC):
         """
         Yield every event after the cursor once and in order, then follow the run to its end.
 
-        Yields ``HEARTBEAT_SENTINEL`` in silence, ``END_SENTINEL`` once and last, and an item
-        named ``__gap__`` before a replay that can't be whole. The run need not exist yet.
+        Yields ``HEARTBEAT_SENTINEL`` in silence, ``END_SENTINEL`` once and last, and a
+        :class:`GapEvent` before a replay that can't be whole. The run need not exist yet.
 
         Args:
             run_id: the run.

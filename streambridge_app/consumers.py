@@ -145,18 +145,17 @@ class _Consumer(AsyncWebsocketConsumer):
             scope=self.scope,
         )
         run = await admit_follower(access, cursor)
+        cursor, position = cursors.start(cursor, run)
         # A permission may have been looked up on the thread that all sockets share.
         await aclose_old_connections()
         counted = OpenStream()
         items = get_bridge().follow(
             run_id,
-            last_event_id=last_event_id,
+            last_event_id=cursor,
             heartbeat_interval=streambridge_settings.HEARTBEAT_INTERVAL,
             epoch=run.epoch if run else None,
         )
-        await self.say(
-            socket_frames.encode("subscribed", run_id, last_event_id=last_event_id or None)
-        )
+        await self.say(socket_frames.encode("subscribed", run_id, last_event_id=position))
         follower = asyncio.create_task(self._follow(run_id, counted, items))
         self.followers[run_id] = follower
         self.tasks.add(follower)
@@ -196,10 +195,13 @@ class _Consumer(AsyncWebsocketConsumer):
         if isinstance(item, Heartbeat):
             await self.say(socket_frames.encode("heartbeat", run_id))
         elif isinstance(item, Gap):
-            await self.say(socket_frames.encode("gap", run_id, **item.data()))
+            gap = {**item.data(), "last_event_id": item.position}
+            await self.say(socket_frames.encode("gap", run_id, **gap))
         elif isinstance(item, End):
             await self.say(
-                socket_frames.encode("end", run_id, id=item.position, status=item.status)
+                socket_frames.encode(
+                    "end", run_id, id=item.position, status=item.status, error=item.error
+                )
             )
         else:
             for batch in item:
@@ -229,7 +231,7 @@ class RunConsumer(_Consumer):
         await super().connect()
         run_id = self.scope["url_route"]["kwargs"]["run_id"]
         try:
-            await self.open(run_id, self.parameter("last_event_id"), self.parameter("token"))
+            await self.open(run_id, cursors.parameter(self.parameter), self.parameter("token"))
         except (Refusal, StreamBridgeError) as error:
             await self.turn_away(error if isinstance(error, Refusal) else Refusal.of(error))
 

@@ -43,6 +43,38 @@ GAP_EVENT: Final = "__gap__"
 """Name of the item that says that part of what was asked for is not in the log."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class GapEvent(StreamEvent):
+    """The item that says that part of what was asked for is not in the log: what follows is."""
+
+    id: str = ""
+    event: str = GAP_EVENT
+    data: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    """``requested``, ``earliest`` and ``latest``, as the properties have them."""
+
+    @property
+    def requested(self) -> str | None:
+        """The cursor that can't be honoured in full; None for the start."""
+        return self.data["requested"]
+
+    @property
+    def earliest(self) -> str | None:
+        """Id of the earliest event that is left; None when none is."""
+        return self.data["earliest"]
+
+    @property
+    def latest(self) -> str | None:
+        """Id of the newest event; None when there is none."""
+        return self.data["latest"]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StreamEvent):
+            return NotImplemented
+        return (self.id, self.event, self.data) == (other.id, other.event, other.data)
+
+    __hash__ = StreamEvent.__hash__
+
+
 def check_run_id(run_id: object) -> str:
     """
     Return ``run_id`` if it can name a run.

@@ -18,9 +18,9 @@ from typing import Final, Generic, Protocol, Self, TypeVar
 
 from . import cursor as cursors
 from .alarm import Alarm
-from .events import GAP_EVENT, StreamEvent
+from .events import GapEvent
 from .exceptions import LogUnavailable
-from .runs import LOST, RUNNING, RunHead
+from .runs import LOST, RUNNING, SUCCESS, RunHead, error_in
 from .tail import Batch
 
 RETRY_DELAY: Final = 0.5
@@ -37,12 +37,14 @@ class Gap:
     """Id of the earliest retained event; None when none is retained."""
     latest: str | None
     """Id of the newest event; None when there is none."""
+    position: str | None = None
+    """The cursor from which reading goes on; None when it does not."""
 
     def data(self) -> dict[str, str | None]:
-        return dataclasses.asdict(self)
+        return {"requested": self.requested, "earliest": self.earliest, "latest": self.latest}
 
-    def event(self) -> StreamEvent:
-        return StreamEvent(id="", event=GAP_EVENT, data=self.data())
+    def event(self) -> GapEvent:
+        return GapEvent(data=self.data())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ class End:
 
     status: str
     position: str
-    """Cursor of the end: the id of the last event; ``<epoch>-0`` when there is none."""
+    """Cursor of the end: ``<epoch>-<head + 1>``."""
+    error: dict[str, str] | None = None
+    """Why the run failed: see :attr:`RunState.error`."""
 
 
 class Heartbeat:
@@ -87,7 +91,7 @@ class Source(Protocol):
 
 async def follow(
     open_source: Callable[[], AbstractContextManager[Source]],
-    requested: str | None,
+    requested: str | cursors.Cursor | None,
     heartbeat_interval: float,
     epoch: int | None = None,
 ) -> AsyncGenerator[Item]:
@@ -120,12 +124,12 @@ async def follow(
                 silent_until = time.monotonic() + heartbeat_interval
 
         if run is None or epoch not in (None, run.epoch):
-            yield End(LOST, f"{epoch}-0")  # deleted since, and perhaps made again by another
+            yield End(LOST, f"{epoch}-1")  # deleted since, and perhaps made again by another
             return
         key, epoch = run.key, run.epoch
         seq, gap = cursors.resolve(cursor, run)
         if gap:
-            yield _gap(run, None if cursor is cursors.START else requested)
+            yield _gap(run, None if cursor is cursors.START else str(requested))
 
         while True:
             now = source.run
@@ -133,7 +137,7 @@ async def follow(
                 # The run was deleted (and may have been made again): its readers are let go.
                 if seq < run.head:
                     yield Gap(f"{epoch}-{seq}", None, f"{epoch}-{run.head}")
-                yield End(LOST if run.status == RUNNING else run.status, f"{epoch}-{run.head}")
+                yield _end(run, LOST if run.status == RUNNING else run.status)
                 return
             run = now
             if seq < run.head:
@@ -165,7 +169,14 @@ async def follow(
                 silent_until = time.monotonic() + heartbeat_interval
                 continue
             if run.status != RUNNING:
-                yield End(run.status, f"{epoch}-{run.head}")
+                error = None
+                if run.status != SUCCESS and run.head > run.floor:
+                    last = partial(_read_last, source, run)
+                    with _Attempt(last) as read_last:
+                        while not await read_last.done(heartbeat_interval):
+                            yield HEARTBEAT
+                        error = read_last.result()
+                yield _end(run, run.status, error)
                 return
             if (left := silent_until - time.monotonic()) > 0:
                 await source.changed(alarm, left)
@@ -204,9 +215,23 @@ async def _until_reached(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(RETRY_DELAY)
 
 
+async def _read_last(source: Source, run: RunHead) -> dict[str, str] | None:
+    """Return what the last event of a run says of its failure."""
+    batches = source.newest(run.key, run.head - 1)
+    last = batches[-1] if batches else await source.read(run.key, run.epoch, run.head - 1)
+    if last is None or last.last != run.head:  # trimmed or deleted meanwhile
+        return None
+    return error_in(last.names[-1], last.data[-1])
+
+
+def _end(run: RunHead, status: str, error: dict[str, str] | None = None) -> End:
+    return End(status, str(cursors.end_of(run.epoch, run.head)), error)
+
+
 def _gap(run: RunHead, requested: str | None) -> Gap:
     earliest = _id(run.epoch, run.floor + 1) if run.head > run.floor else None
-    return Gap(requested, earliest, _id(run.epoch, run.head))
+    position = str(cursors.After(run.epoch, run.floor))
+    return Gap(requested, earliest, _id(run.epoch, run.head), position)
 
 
 def _id(epoch: int, seq: int) -> str | None:

@@ -31,8 +31,8 @@ from .conf import streambridge_settings
 from .dialects import NOW, among, listed
 from .exceptions import ProducerFenced, RunEnded, RunExists, RunNotFound
 from .liveness import lease_clock
-from .models import EpochFloor, EventKey, Run
-from .runs import RUNNING, RunState
+from .models import EpochFloor, Event, EventKey, Run
+from .runs import RUNNING, SUCCESS, RunState, error_in
 from .tail import Batch
 from .writes import Write, Written
 
@@ -365,7 +365,17 @@ def state(run_id: str, using: str) -> RunState:
         metadata=run.metadata,
         cancel_requested=run.cancel_requested_at is not None,
         generation=run.generation,
+        error=_error_of(run, using),
     )
+
+
+def _error_of(run: Run, using: str) -> dict[str, str] | None:
+    """Return why a run failed, if its last event says so."""
+    if run.status in (RUNNING, SUCCESS):
+        return None
+    last = Event.objects.using(using).filter(run_id=run.id, seq=run.head)
+    found = last.values_list("event", "data").first()
+    return None if found is None else error_in(*found)
 
 
 def request_cancel(run_id: str, using: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 from typing import Any, NamedTuple
 
 RUNNING = "running"
@@ -58,6 +59,9 @@ class RunState:
     cancel_requested: bool
     generation: int = 0
     """How often a producer has taken the run over."""
+    error: dict[str, str] | None = None
+    """Why it failed, as ``{"error": type, "message": text}``; None if it did not, gave no reason,
+    or that event was trimmed."""
 
     @property
     def ended(self) -> bool:
@@ -67,3 +71,24 @@ class RunState:
     def latest_id(self) -> str | None:
         """Id of the newest event, or None when there is none."""
         return f"{self.epoch}-{self.head}" if self.head else None
+
+    @property
+    def floor(self) -> int:
+        """``seq`` of the newest trimmed event; 0 when nothing was trimmed."""
+        return self.head if self.earliest is None else self.earliest - 1
+
+
+def error_in(event: str, data: str) -> dict[str, str] | None:
+    """
+    Return why a run failed, if its last event is what ``publish_end`` appends of an error.
+
+    Args:
+        event: the name of the run's last event.
+        data: its data, as JSON text.
+    """
+    if event != "error":
+        return None
+    error = json.loads(data)
+    if isinstance(error, dict) and error.keys() == {"error", "message"}:
+        return {name: str(text) for name, text in error.items()}
+    return None

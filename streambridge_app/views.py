@@ -83,21 +83,24 @@ async def stream(request: HttpRequest, run_id: str) -> HttpResponseBase:
     """
     Stream a run as Server-Sent Events, from the start or after ``Last-Event-ID``.
 
-    A reconnect to an ended run that has all of it gets 204, which makes an EventSource stop
-    (https://html.spec.whatwg.org/multipage/server-sent-events.html, section 9.2.3).
+    A client that has heard of the end comes back with the end's cursor and gets 204, which makes
+    an EventSource stop (https://html.spec.whatwg.org/multipage/server-sent-events.html, section
+    9.2.3).
     """
-    requested = request.META.get("HTTP_LAST_EVENT_ID") or request.GET.get("last_event_id")
-    cursor = cursors.parse(requested)
+    cursor = cursors.parse_header(request.META.get("HTTP_LAST_EVENT_ID"))
+    if cursor is None:
+        cursor = cursors.parse(cursors.parameter(request.GET.get))
     run = await admit_follower(await _access(request, run_id), cursor)
-    if run is not None and run.ended and cursor == (run.epoch, run.head):
+    if run is not None and cursors.is_end(cursor, run):
         return _unstored(HttpResponse(status=204))
+    cursor, position = cursors.start(cursor, run)
     items = get_bridge().follow(
         run_id,
-        last_event_id=requested,
+        last_event_id=cursor,
         heartbeat_interval=streambridge_settings.HEARTBEAT_INTERVAL,
         epoch=run.epoch if run else None,
     )
-    return event_stream_response(_frames(OpenStream(), items), request=request)
+    return event_stream_response(_frames(OpenStream(), items, position), request=request)
 
 
 @_route("GET")
@@ -117,16 +120,18 @@ async def cancel(request: HttpRequest, run_id: str) -> HttpResponseBase:
     return JsonResponse({"run_id": run_id, "cancel_requested": True}, status=202)
 
 
-async def _frames(counted: OpenStream, items: AsyncGenerator[Item]) -> AsyncGenerator[bytes]:
+async def _frames(
+    counted: OpenStream, items: AsyncGenerator[Item], position: str | None
+) -> AsyncGenerator[bytes]:
     try:
-        yield sse.encode_retry(*streambridge_settings.RETRY_MS)
+        yield sse.encode_retry(*streambridge_settings.RETRY_MS, position)
         async for item in items:
             if isinstance(item, Heartbeat):
                 yield sse.HEARTBEAT
             elif isinstance(item, Gap):
-                yield sse.encode_gap(item.data())
+                yield sse.encode_gap(item.data(), item.position)
             elif isinstance(item, End):
-                yield sse.encode_end(item.status, item.position)
+                yield sse.encode_end(item.status, item.error, item.position)
             else:
                 yield item[0].sse() if len(item) == 1 else b"".join([batch.sse() for batch in item])
             del item  # an idle stream must not hold on to the last page that it sent
@@ -171,5 +176,6 @@ def _public(run: RunState) -> dict[str, Any]:
         "created_at": run.created_at,
         "ended_at": run.ended_at,
         "cancel_requested": run.cancel_requested,
+        "error": run.error,
         "metadata": run.metadata,
     }

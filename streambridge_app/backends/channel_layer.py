@@ -29,6 +29,7 @@ from ..arguments import (
 )
 from ..bridge import StreamBridge, closed
 from ..conf import NAME, streambridge_settings
+from ..cursor import Cursor
 from ..event_data import encode_data
 from ..events import check_event_name, check_key, check_run_id
 from ..exceptions import LogUnavailable, RunEnded
@@ -166,7 +167,7 @@ class ChannelLayerBridge(StreamBridge):
         self,
         run_id: str,
         *,
-        last_event_id: str | None = None,
+        last_event_id: str | Cursor | None = None,
         heartbeat_interval: float = 15.0,
         epoch: int | None = None,
     ) -> AsyncGenerator[Item]:

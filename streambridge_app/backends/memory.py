@@ -32,12 +32,13 @@ from ..arguments import (
 )
 from ..bridge import Producer, StreamBridge, closed, fenced
 from ..conf import streambridge_settings
+from ..cursor import Cursor
 from ..event_data import encode_data
 from ..events import check_event_name, check_key, check_run_id
 from ..exceptions import RunEnded, RunExists, RunNotFound
 from ..follow import Item, follow
 from ..lifecycle import new_end, new_loss, new_run
-from ..runs import RUNNING, SUCCESS, RunHead, RunState
+from ..runs import RUNNING, SUCCESS, RunHead, RunState, error_in
 from ..signals import SignalThread
 from ..tail import Batch
 from ..writes import Written
@@ -82,6 +83,12 @@ class _Run:
     @property
     def head(self) -> int:
         return self.floor + len(self.names)
+
+    @property
+    def error(self) -> dict[str, str] | None:
+        """Why it failed, if its last event says so."""
+        failed = self.status not in (RUNNING, SUCCESS) and self.names
+        return error_in(self.names[-1], self.data[-1]) if failed else None
 
     def renew(self) -> None:
         self.lease_expires = time.monotonic() + self.lease
@@ -171,6 +178,7 @@ class MemoryBridge(StreamBridge):
                 metadata=json.loads(run.metadata_json),
                 cancel_requested=run.cancel_requested,
                 generation=run.generation,
+                error=run.error,
             )
 
     async def publish(
@@ -220,7 +228,7 @@ class MemoryBridge(StreamBridge):
         self,
         run_id: str,
         *,
-        last_event_id: str | None = None,
+        last_event_id: str | Cursor | None = None,
         heartbeat_interval: float = 15.0,
         epoch: int | None = None,
     ) -> AsyncGenerator[Item]:

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from streambridge_app import END_SENTINEL, GapEvent, StreamEvent
 from streambridge_app.exceptions import InvalidCursor, InvalidRunId
 from tests.contract.clients import client, data, publish, replay
 
@@ -16,7 +17,13 @@ async def _ids(bridge, count, run_id="run"):
 
 def _gap(items):
     gap = items[0]
-    assert (gap.id, gap.event) == ("", "__gap__")
+    assert isinstance(gap, GapEvent)
+    assert gap == StreamEvent(id="", event="__gap__", data=gap.data)
+    assert gap.data == {
+        "requested": gap.requested,
+        "earliest": gap.earliest,
+        "latest": gap.latest,
+    }
     return gap.data
 
 
@@ -89,6 +96,25 @@ async def test_the_cursor_of_an_older_incarnation_gets_a_gap_and_then_everything
     items = await replay(bridge, "run", after=old[-1])
     assert _gap(items) == {"requested": old[-1], "earliest": new[0], "latest": new[-1]}
     assert data(items[1:]) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("events", [0, 1, 3])
+@pytest.mark.parametrize("beyond", [0, 1])
+async def test_the_last_id_and_the_end_s_own_cursor_bring_the_end(bridge, events, beyond):
+    await bridge.create_run("run")
+    await publish(bridge, "run", events)
+    await bridge.publish_end("run", status="cancelled")
+    epoch = (await bridge.get_run("run")).epoch
+    async with client(bridge, "run", after=f"{epoch}-{events + beyond}") as reader:
+        assert await reader.next() is END_SENTINEL
+
+
+async def test_the_end_s_cursor_before_the_end_is_ahead_of_the_log(bridge):
+    ids = await _ids(bridge, 2)
+    ahead = f"{ids[0].split('-')[0]}-3"
+    async with client(bridge, "run", after=ahead) as reader:
+        assert _gap([await reader.next()])["requested"] == ahead
+        assert data(await reader.take(2)) == [1, 2]
 
 
 async def test_a_cursor_ahead_of_the_log_gets_a_gap_and_then_everything(bridge):

@@ -70,6 +70,23 @@ async def test_the_error_is_the_last_event_of_every_replay(bridge):
     assert (await bridge.get_run("run")).status == "error"
 
 
+async def test_the_state_of_a_run_that_failed_says_why(bridge):
+    await publish(bridge, "run", 1)
+    await bridge.publish_end("run", error=KeyError("missing"))
+    state = await bridge.get_run("run")
+    assert state.error == {"error": "KeyError", "message": "'missing'"}
+    await bridge.trim("run", keep=0)
+    assert (await bridge.get_run("run")).error is None
+
+
+@pytest.mark.parametrize("name", ["error", "number"])
+async def test_the_state_makes_no_reason_up(bridge, name):
+    await bridge.publish("run", name, "of my own")
+    assert (await bridge.get_run("run")).error is None
+    await bridge.publish_end("run", status="error")
+    assert (await bridge.get_run("run")).error is None
+
+
 async def test_an_error_may_be_a_text(bridge):
     await bridge.publish_end("run", error="the disk is full")
     (event,) = await replay(bridge, "run")

@@ -372,7 +372,11 @@ def test_tail_as_json(start: Start) -> None:
     assert [json.loads(line) for line in out.splitlines()] == [
         {"id": f"{epoch}-1", "event": 'a "b"', "data": {"text": "é\0"}},
         {"id": f"{epoch}-2", "event": "c", "data": None},
-        {"id": f"{epoch}-2", "event": "__end__", "data": {"status": "success"}},
+        {
+            "id": f"{epoch}-3",
+            "event": "__end__",
+            "data": {"status": "success", "error": None},
+        },
     ]
 
 

@@ -79,8 +79,8 @@ class Socket:
 
     async def subscribe(self, run_id: str = RUN, **fields: Any) -> None:
         await self.say(type="subscribe", run=run_id, **fields)
-        cursor = fields.get("last_event_id")
-        assert await self.frame() == {"type": "subscribed", "run": run_id, "last_event_id": cursor}
+        frame = await self.frame()
+        assert (frame["type"], frame["run"]) == ("subscribed", run_id)
 
     async def error(self) -> tuple[str | None, str]:
         frame = await self.frame()
@@ -136,10 +136,10 @@ async def test_frames_to_the_character() -> None:
     epoch = await ended_run(events=2)
     async with socket(path()) as client:
         assert [await client.text() for _ in range(4)] == [
-            '{"type":"subscribed","run":"a run","last_event_id":null}',
+            f'{{"type":"subscribed","run":"a run","last_event_id":"{epoch}-0"}}',
             f'{{"type":"event","run":"a run","id":"{epoch}-1","event":"step","data":1}}',
             f'{{"type":"event","run":"a run","id":"{epoch}-2","event":"step","data":2}}',
-            f'{{"type":"end","run":"a run","id":"{epoch}-2","status":"success"}}',
+            f'{{"type":"end","run":"a run","id":"{epoch}-3","status":"success","error":null}}',
         ]
         assert await client.closed() is None
 
@@ -153,7 +153,9 @@ async def test_follows_from_before_the_run_to_its_end() -> None:
         assert (frame["event"], frame["data"]) == ("step", {"text": "ä\u0000"})
         await bridge.publish_end(RUN, error="why")
         assert (await client.frame())["data"] == {"error": "Error", "message": "why"}
-        assert (await client.frame())["status"] == "error"
+        end = await client.frame()
+        assert (end["type"], end["status"]) == ("end", "error")
+        assert end["error"] == {"error": "Error", "message": "why"}
         assert await client.closed() is None
 
 
@@ -162,16 +164,47 @@ async def test_cursor_in_the_address() -> None:
     async with socket(path(last_event_id=f"{epoch}-2")) as client:
         frames = await client.frames(3)
         assert frames[0]["last_event_id"] == f"{epoch}-2"
-        assert [frame.get("id") for frame in frames[1:]] == [f"{epoch}-3"] * 2
+        assert [frame.get("id") for frame in frames[1:]] == [f"{epoch}-3", f"{epoch}-4"]
         assert await client.closed() is None
 
 
-async def test_reconnect_at_the_end_gets_the_end() -> None:
+@pytest.mark.parametrize("seen", [0, 1])
+async def test_who_was_away_when_the_run_ended_gets_the_end(seen: int) -> None:
     epoch = await ended_run(events=0)
-    async with socket(path(last_event_id=f"{epoch}-0")) as client:
-        frames = await client.frames(2)
-        assert frames[1] == {"type": "end", "run": RUN, "id": f"{epoch}-0", "status": "success"}
+    async with socket(path(last_event_id=f"{epoch}-{seen}")) as client:
+        subscribed, end = await client.frames(2)
+        assert subscribed["last_event_id"] == f"{epoch}-0"
+        assert end == {
+            "type": "end",
+            "run": RUN,
+            "id": f"{epoch}-1",
+            "status": "success",
+            "error": None,
+        }
         assert await client.closed() is None
+
+
+@pytest.mark.parametrize("name", ["lastEventId", "lastEventID", "Last-Event-ID"])
+async def test_names_by_which_clients_send_their_cursor(name: str) -> None:
+    epoch = await ended_run(events=2)
+    async with socket(path(**{name: f"{epoch}-1"})) as client:
+        assert [frame.get("id") for frame in await client.frames(3)][1:] == [
+            f"{epoch}-2",
+            f"{epoch}-3",
+        ]
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_what_comes_while_a_client_of_now_is_away_is_not_lost(there: bool) -> None:
+    if there:
+        await get_bridge().publish(RUN, "step", "old")
+    async with socket(path(last_event_id="now")) as client:
+        position = (await client.frame())["last_event_id"]
+    await get_bridge().publish(RUN, "step", "missed")
+    async with socket(path(last_event_id=position)) as client:
+        assert (await client.frame())["type"] == "subscribed"
+        frame = await client.frame()
+        assert (frame["type"], frame["data"]) == ("event", "missed")
 
 
 async def test_gap() -> None:
@@ -184,6 +217,7 @@ async def test_gap() -> None:
             "requested": f"{epoch}-1",
             "earliest": f"{epoch}-3",
             "latest": f"{epoch}-3",
+            "last_event_id": f"{epoch}-2",
         }
         assert [frame["type"] for frame in await client.frames(2)] == ["event", "end"]
 
@@ -192,7 +226,7 @@ async def test_heartbeat(settings: Settings) -> None:
     settings.STREAMBRIDGE = SIMPLE | {"HEARTBEAT_INTERVAL": 0.01}
     async with socket(path()) as client:
         assert await client.frames(3) == [
-            {"type": "subscribed", "run": RUN, "last_event_id": None},
+            {"type": "subscribed", "run": RUN, "last_event_id": "-1"},
             *[{"type": "heartbeat", "run": RUN}] * 2,
         ]
 
@@ -203,13 +237,14 @@ async def test_run_deleted_while_attached_ends() -> None:
     async with socket(path()) as client:
         event = (await client.frames(2))[1]
         await bridge.cleanup(RUN)
-        end = {"type": "end", "run": RUN, "id": event["id"], "status": "lost"}
-        assert await client.frame() == end
+        end = await client.frame()
+        assert (end["type"], end["status"]) == ("end", "lost")
         assert await client.closed() is None
     # Who comes back after that must not wait for ever.
-    async with socket(path(last_event_id=event["id"])) as client:
-        assert await client.error() == (None, "not_found")
-        assert await client.closed() == 4404
+    for position in (event["id"], end["id"]):
+        async with socket(path(last_event_id=position)) as client:
+            assert await client.error() == (None, "not_found")
+            assert await client.closed() == 4404
 
 
 async def test_what_the_client_of_one_run_says_is_ignored() -> None:

@@ -32,7 +32,6 @@ from tests.services import TIMEOUT_SCALE, AsgiServer, async_wait_until, wait_unt
 with_database = pytest.mark.django_db(transaction=True)
 
 RUN = "a run"
-RETRY = b"retry: 7\n\n"
 SIMPLE = {"BACKEND": MEMORY, "AUTHORIZER": OPEN_HOUSE, "RETRY_MS": (7, 7)}
 
 
@@ -44,6 +43,11 @@ def simple(settings: Settings) -> None:
 @pytest.fixture
 def client() -> AsyncClient:
     return AsyncClient()
+
+
+def opening(position: str | None = "-1") -> bytes:
+    """Return the first frame; without a run yet, its position is the start."""
+    return b"retry: 7\n" + (f"id: {position}\n\n" if position else "\n").encode()
 
 
 def url(name: str, run_id: str = RUN, **query: str) -> str:
@@ -94,6 +98,18 @@ async def until_no_stream_is_open() -> None:
     await async_wait_until(none_is_open, 5, "the stream to count no longer")
 
 
+def position_in(frame: bytes) -> str:
+    """Return the id in a frame."""
+    found = re.search(rb"^id: (.*)$", frame, re.MULTILINE)
+    assert found, frame
+    return found[1].decode()
+
+
+def end_frame(status: str, position: str) -> bytes:
+    """Return the end of a run that gave no reason."""
+    return f'event: end\ndata: {{"status":"{status}","error":null}}\nid: {position}\n\n'.encode()
+
+
 async def ended_run(run_id: str = RUN, events: int = 2, **end: Any) -> int:
     """Make a run that has ended and return its epoch."""
     bridge = get_bridge()
@@ -118,15 +134,15 @@ async def test_frames_to_the_byte(client: AsyncClient) -> None:
     await bridge.publish_end(RUN, error=ValueError("oh\nno"))
     epoch = (await bridge.get_run(RUN)).epoch
     assert await read(await client.get(url("stream"))) == (
-        RETRY
+        opening(f"{epoch}-0")
         + 'event: step\ndata: {"text":"ä \\"q\\"\\n\\u0000","n":1.5}\n'
         f"id: {epoch}-1\n\n"
         "event: a name: of, words\ndata: [null,true]\n"
         f"id: {epoch}-2\n\n"
-        'event: error\ndata: {"error":"ValueError","message":"oh\\nno"}\n'
+        'event: __error\ndata: {"error":"ValueError","message":"oh\\nno"}\n'
         f"id: {epoch}-3\n\n"
-        'event: end\ndata: {"status":"error"}\n'
-        f"id: {epoch}-3\n\n".encode()
+        'event: end\ndata: {"status":"error","error":{"error":"ValueError","message":"oh\\nno"}}\n'
+        f"id: {epoch}-4\n\n".encode()
     )
 
 
@@ -142,9 +158,9 @@ async def test_headers(client: AsyncClient) -> None:
 async def test_gzip_middleware_leaves_the_stream_alone(settings: Settings) -> None:
     settings.MIDDLEWARE = ["django.middleware.gzip.GZipMiddleware", *settings.MIDDLEWARE]
     client = AsyncClient()
-    await ended_run(events=100)
+    epoch = await ended_run(events=100)
     async with streaming(client, url("stream"), **{"Accept-Encoding": "gzip"}) as stream:
-        assert await stream.part() == RETRY
+        assert await stream.part() == opening(f"{epoch}-0")
         assert (await stream.part()).startswith(b"event: step\n")
 
 
@@ -154,7 +170,7 @@ async def test_retry_is_drawn_between_its_bounds(client: AsyncClient, settings: 
     drawn = set()
     for _ in range(4):
         text = await read(await client.get(url("stream", last_event_id=f"{epoch}-1")))
-        retry = re.match(rb"retry: (\d+)\n\n", text)
+        retry = re.match(rb"retry: (\d+)\n", text)
         assert retry
         drawn.add(int(retry[1]))
     assert all(100 <= delay <= 100_000 for delay in drawn)
@@ -164,13 +180,12 @@ async def test_retry_is_drawn_between_its_bounds(client: AsyncClient, settings: 
 async def test_follows_from_before_the_run_to_its_end(client: AsyncClient) -> None:
     bridge = get_bridge()
     async with streaming(client, url("stream")) as stream:
-        assert await stream.part() == RETRY
+        assert await stream.part() == opening()
         await bridge.publish(RUN, "step", 1)
         assert (await stream.part()).startswith(b"event: step\ndata: 1\n")
         await bridge.publish_end(RUN, status="cancelled")
         epoch = (await bridge.get_run(RUN)).epoch
-        end = f'event: end\ndata: {{"status":"cancelled"}}\nid: {epoch}-1\n\n'.encode()
-        assert await stream.part() == end
+        assert await stream.part() == end_frame("cancelled", f"{epoch}-2")
         with pytest.raises(StopAsyncIteration):
             await stream.part()
 
@@ -178,19 +193,20 @@ async def test_follows_from_before_the_run_to_its_end(client: AsyncClient) -> No
 async def test_heartbeat_is_a_comment(client: AsyncClient, settings: Settings) -> None:
     settings.STREAMBRIDGE = SIMPLE | {"HEARTBEAT_INTERVAL": 0.01}
     async with streaming(client, url("stream")) as stream:
-        assert [await stream.part() for _ in range(3)] == [RETRY] + [b": heartbeat\n\n"] * 2
+        assert [await stream.part() for _ in range(3)] == [opening()] + [b": heartbeat\n\n"] * 2
 
 
-async def test_gap_has_no_id(client: AsyncClient) -> None:
+async def test_gap_has_no_id_but_is_followed_by_one(client: AsyncClient) -> None:
     epoch = await ended_run(events=3)
     await get_bridge().trim(RUN, keep=1)
     text = await read(await client.get(url("stream", last_event_id=f"{epoch}-1")))
     assert text == (
-        RETRY
+        opening(None)
         + f'event: gap\ndata: {{"requested":"{epoch}-1","earliest":"{epoch}-3",'
         f'"latest":"{epoch}-3"}}\n\n'
-        f'event: step\ndata: {{"n":3}}\nid: {epoch}-3\n\n'
-        f'event: end\ndata: {{"status":"success"}}\nid: {epoch}-3\n\n'.encode()
+        f"id: {epoch}-2\n\n"
+        f'event: step\ndata: {{"n":3}}\nid: {epoch}-3\n\n'.encode()
+        + end_frame("success", f"{epoch}-4")
     )
 
 
@@ -198,11 +214,11 @@ async def test_run_deleted_while_attached_ends_the_stream(client: AsyncClient) -
     bridge = get_bridge()
     await bridge.publish(RUN, "step", 1)
     async with streaming(client, url("stream")) as stream:
-        assert await stream.part() == RETRY
+        assert (await stream.part()).startswith(b"retry: ")
         assert (await stream.part()).startswith(b"event: step\n")
         await bridge.cleanup(RUN)
         end = await stream.part()
-        assert end.startswith(b'event: end\ndata: {"status":"lost"}\nid: ')
+        assert end.startswith(b'event: end\ndata: {"status":"lost","error":null}\nid: ')
         with pytest.raises(StopAsyncIteration):
             await stream.part()
     # The id of that end is what its EventSource comes back with: it must not wait for ever.
@@ -236,7 +252,7 @@ async def test_cursor(
     headers = {} if header is None else {"Last-Event-ID": header.format(epoch=epoch)}
     text = await read(await client.get(url("stream", **parameters), headers=headers))
     ids = re.findall(rb"\nid: (.*)\n", text)
-    expected = [*range(first, 4), 3]  # the end repeats the last id
+    expected = [*range(first - 1, 4), 4]  # where it starts, the events, the end
     assert ids == [f"{epoch}-{seq}".encode() for seq in expected]
 
 
@@ -245,21 +261,123 @@ async def test_now_is_what_comes_next(client: AsyncClient, settings: Settings) -
     bridge = get_bridge()
     await bridge.publish(RUN, "step", "old")
     async with streaming(client, url("stream", last_event_id="now")) as stream:
-        assert [await stream.part() for _ in range(2)] == [RETRY, b": heartbeat\n\n"]
+        position = f"{(await bridge.get_run(RUN)).epoch}-1"
+        assert [await stream.part() for _ in range(2)] == [opening(position), b": heartbeat\n\n"]
         await bridge.publish(RUN, "step", "new")
         while (part := await stream.part()) == b": heartbeat\n\n":
             pass
         assert b'data: "new"\n' in part
 
 
+async def test_what_comes_while_a_client_of_now_is_away_is_not_lost(
+    client: AsyncClient, settings: Settings
+) -> None:
+    settings.STREAMBRIDGE = SIMPLE | {"HEARTBEAT_INTERVAL": 0.01}
+    bridge = get_bridge()
+    for old in range(2):  # an empty run, and one with an event
+        run_id = f"with {old}"
+        await bridge.create_run(run_id)
+        for _ in range(old):
+            await bridge.publish(run_id, "step", "old")
+        path = url("stream", run_id, last_event_id="now")
+        async with streaming(client, path) as stream:
+            position = position_in(await stream.part())
+            assert await stream.part() == b": heartbeat\n\n"
+        await bridge.publish(run_id, "step", "missed")
+        await bridge.publish_end(run_id)
+        text = await read(await client.get(path, headers={"Last-Event-ID": position}))
+        assert b'data: "missed"\n' in text
+        assert b"old" not in text
+        assert b"event: gap" not in text
+
+
+@pytest.mark.parametrize("cursor", ["now", "-1", ""])
+async def test_what_comes_before_a_run_is_there_is_not_lost(
+    client: AsyncClient, cursor: str
+) -> None:
+    bridge = get_bridge()
+    path = url("stream", last_event_id=cursor)
+    async with streaming(client, path) as stream:
+        position = position_in(await stream.part())
+    await bridge.publish(RUN, "step", "missed")
+    await bridge.publish_end(RUN)
+    text = await read(await client.get(path, headers={"Last-Event-ID": position}))
+    assert b'data: "missed"\n' in text
+    assert b"event: gap" not in text
+
+
+async def test_a_gap_is_told_once(client: AsyncClient) -> None:
+    epoch = await ended_run(events=3)
+    await get_bridge().trim(RUN, keep=1)
+    text = await read(await client.get(url("stream", last_event_id=f"{epoch}-1")))
+    frames = text.split(b"\n\n")
+    assert frames[1].startswith(b"event: gap\n")
+    position = position_in(frames[2])
+    text = await read(await client.get(url("stream"), headers={"Last-Event-ID": position}))
+    assert b"event: gap" not in text
+    assert f"\nid: {epoch}-3\n".encode() in text
+
+
+@pytest.mark.parametrize(
+    "header", ["17", "undefined", '"{epoch}-1"', "{epoch}-1,{epoch}-1", "{epoch}-1 ", "x" * 2000]
+)
+async def test_a_cursor_that_only_a_machine_can_have_written_is_a_gap_and_then_the_run(
+    client: AsyncClient, header: str
+) -> None:
+    epoch = await ended_run(events=2)
+    header = header.format(epoch=epoch)
+    text = await read(await client.get(url("stream"), headers={"Last-Event-ID": header}))
+    first, gap, *rest = text.split(b"\n\n")
+    assert b"id:" not in first
+    data = json.loads(gap.removeprefix(b"event: gap\ndata: "))
+    assert data == {
+        "requested": header[:60],
+        "earliest": f"{epoch}-1",
+        "latest": f"{epoch}-2",
+    }
+    assert [position_in(frame) for frame in rest[:-1]] == [f"{epoch}-{n}" for n in range(4)]
+
+
+async def test_such_a_cursor_waits_for_a_run_that_is_not_there_yet(client: AsyncClient) -> None:
+    async with streaming(client, url("stream"), **{"Last-Event-ID": "undefined"}) as stream:
+        assert await stream.part() == opening(None)
+        await get_bridge().publish(RUN, "step", 1)
+        assert (await stream.part()).startswith(b"event: gap\n")
+        assert b"\ndata: 1\n" in await stream.part()
+
+
+@pytest.mark.parametrize("name", ["lastEventId", "lastEventID", "Last-Event-ID", "last_event_id"])
+async def test_names_by_which_clients_send_their_cursor(client: AsyncClient, name: str) -> None:
+    epoch = await ended_run(events=2)
+    text = await read(await client.get(url("stream", **{name: f"{epoch}-1"})))
+    assert b'{"n":1}' not in text
+    assert b'{"n":2}' in text
+    response = await client.get(url("stream", **{name: "nonsense"}))
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_cursor")
+
+
+async def test_what_a_client_appends_wins_over_what_the_developer_wrote(
+    client: AsyncClient,
+) -> None:
+    epoch = await ended_run(events=2)
+    path = url("stream", last_event_id="now", lastEventId=f"{epoch}-1")
+    assert b'{"n":2}' in await read(await client.get(path))
+    text = await read(await client.get(path, headers={"Last-Event-ID": f"{epoch}-2"}))
+    assert b"event: step" not in text
+
+
 @pytest.mark.parametrize("events", [0, 1, 3])
-async def test_reconnect_at_the_end_gets_204(client: AsyncClient, events: int) -> None:
-    await ended_run(events=events)
-    text = await read(await client.get(url("stream")))
-    position = text.removesuffix(b"\n\n").rpartition(b"id: ")[2].decode()
+async def test_who_was_away_when_the_run_ended_hears_of_it_and_then_gets_204(
+    client: AsyncClient, events: int
+) -> None:
+    epoch = await ended_run(events=events, status="cancelled")
+    path = url("stream", last_event_id=f"{epoch}-{events}")
+    text = await read(await client.get(path))
+    end = end_frame("cancelled", f"{epoch}-{events + 1}")
+    assert text == opening(f"{epoch}-{events}") + end
     for parameters in (
-        {"path": url("stream"), "headers": {"Last-Event-ID": position}},
-        {"path": url("stream", last_event_id=position)},
+        {"path": url("stream"), "headers": {"Last-Event-ID": position_in(end)}},
+        {"path": url("stream", last_event_id=position_in(end))},
     ):
         response = await client.get(**parameters)
         assert (response.status_code, response.content) == (204, b"")
@@ -268,15 +386,26 @@ async def test_reconnect_at_the_end_gets_204(client: AsyncClient, events: int) -
 
 async def test_no_204_before_the_end_or_elsewhere(client: AsyncClient) -> None:
     epoch = await ended_run(events=2)
-    for cursor in (f"{epoch}-1", f"{epoch}-3", f"{epoch - 1}-2", "now"):
+    for cursor in (f"{epoch}-1", f"{epoch}-2", f"{epoch}-4", f"{epoch - 1}-3", "now"):
         text = await read(await client.get(url("stream", last_event_id=cursor)))
-        assert text.endswith(
-            f'event: end\ndata: {{"status":"success"}}\nid: {epoch}-2\n\n'.encode()
-        )
+        assert text.endswith(end_frame("success", f"{epoch}-3"))
     await get_bridge().publish("going", "step", 1)
     going = await get_bridge().get_run("going")
-    async with streaming(client, url("stream", "going", last_event_id=going.latest_id)) as stream:
-        assert await stream.part() == RETRY
+    ahead = f"{going.epoch}-2"  # what its end will have
+    async with streaming(client, url("stream", "going", last_event_id=ahead)) as stream:
+        assert await stream.part() == opening(None)
+        assert (await stream.part()).startswith(b"event: gap\n")
+
+
+@pytest.mark.parametrize("name", ["end", "gap", "open", "error"])
+async def test_events_of_the_run_are_never_taken_for_those_of_the_stream(
+    client: AsyncClient, name: str
+) -> None:
+    await get_bridge().publish(RUN, name, {"status": "success", "error": None})
+    await get_bridge().publish_end(RUN)
+    text = await read(await client.get(url("stream")))
+    assert text.count(f"event: __{name}\n".encode()) == 1
+    assert text.count(f"event: {name}\n".encode()) == (name == "end")
 
 
 # The state
@@ -298,6 +427,7 @@ async def test_state(client: AsyncClient) -> None:
         "created_at": run.created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "ended_at": None,
         "cancel_requested": False,
+        "error": None,
         "metadata": {"title": "ä", "n": [1]},
     }
 
@@ -309,6 +439,15 @@ async def test_state_of_a_trimmed_and_ended_run(client: AsyncClient) -> None:
     assert (state["status"], state["head"], state["earliest"]) == ("lost", 3, 3)
     assert state["last_event_id"] == f"{epoch}-3"
     assert state["ended_at"] >= state["created_at"]
+
+
+async def test_state_of_a_run_that_failed(client: AsyncClient) -> None:
+    await ended_run(error=KeyError("x"))
+    state = (await client.get(url("run"))).json()
+    assert (state["status"], state["error"]) == (
+        "error",
+        {"error": "KeyError", "message": "'x'"},
+    )
 
 
 async def test_state_of_no_run(client: AsyncClient) -> None:
@@ -489,7 +628,7 @@ async def test_server_that_shuts_down_lets_its_streams_go(client: AsyncClient) -
     bridge = get_bridge()
     await bridge.publish(RUN, "step", 1)
     async with streaming(client, url("stream")) as stream:
-        assert await stream.part() == RETRY
+        assert (await stream.part()).startswith(b"retry: ")
         assert (await stream.part()).startswith(b"event: step\n")
         await bridge.close()
         with pytest.raises(StopAsyncIteration):  # without an end: the client comes back
@@ -509,6 +648,7 @@ def test_first_bytes_leave_at_once(runs_server: AsgiServer) -> None:
     with requested(runs_server, token_url("stream"), **{"Accept-Encoding": "gzip"}) as answer:
         assert answer.status == 200
         assert re.fullmatch(rb"retry: \d+\n", answer.readline())
+        assert answer.readline() == b"id: -1\n"
         assert answer.readline() == b"\n"
         assert streams_of(runs_server) == 1
     wait_until(lambda: streams_of(runs_server) == 0, 10, "the stream to count no longer")
@@ -524,7 +664,9 @@ async def test_events_of_another_process_arrive_until_the_end(runs_server: AsgiS
         await get_bridge().publish(RUN, "step", 2)
         assert await asyncio.to_thread(next, lines) == b"data: 2\n"
         await get_bridge().publish_end(RUN)
-        assert await asyncio.to_thread(list, lines) == [b'data: {"status":"success"}\n']
+        assert await asyncio.to_thread(list, lines) == [
+            b'data: {"status":"success","error":null}\n'
+        ]
     await async_wait_until(lambda: streams_of(runs_server) == 0, 10, "the stream to be over")
 
 

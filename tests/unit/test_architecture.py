@@ -245,7 +245,8 @@ def test_exports_are_sorted_and_exist(module):
     if not (module == "" or "__all__" in MODULES[module].read_text()):
         return
     loaded = importlib.import_module(f"{PACKAGE.name}.{module}".rstrip("."))
-    assert loaded.__all__ == sorted(loaded.__all__)
+    constants_first = sorted(loaded.__all__, key=lambda name: (not name.isupper(), name))
+    assert loaded.__all__ == constants_first
     assert all(hasattr(loaded, name) for name in loaded.__all__)
 
 

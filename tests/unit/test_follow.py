@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 
 import pytest
 
 from streambridge_app import follow as module
 from streambridge_app.alarm import resolve
+from streambridge_app.cursor import Unreadable
 from streambridge_app.exceptions import InvalidCursor, LogUnavailable
 from streambridge_app.follow import HEARTBEAT, End, Gap, follow
 from streambridge_app.runs import ERROR, LOST, RUNNING, SUCCESS, RunHead
@@ -103,7 +105,7 @@ async def test_a_run_that_has_ended_is_read_page_by_page():
         [(1, 3)],
         [(4, 6)],
         [(7, 7)],
-        End(SUCCESS, "500-7"),
+        End(SUCCESS, "500-8"),
     ]
     assert source.reads == [0, 3, 6]
 
@@ -111,7 +113,7 @@ async def test_a_run_that_has_ended_is_read_page_by_page():
 async def test_what_is_in_memory_is_not_read():
     source = Source(run(7, status=SUCCESS))
     source.in_memory_after = 3
-    assert await Follower(source).rest() == [[(1, 3)], [(4, 7)], End(SUCCESS, "500-7")]
+    assert await Follower(source).rest() == [[(1, 3)], [(4, 7)], End(SUCCESS, "500-8")]
     assert source.reads == [0]
 
 
@@ -122,7 +124,7 @@ async def test_the_source_is_refreshed_before_anything_is_decided():
         source.run = run(5, status=SUCCESS)
 
     source.before_refresh = newer
-    assert await Follower(source, "500-5").rest() == [End(SUCCESS, "500-5")]
+    assert await Follower(source, "500-5").rest() == [End(SUCCESS, "500-6")]
 
 
 async def test_live_events_follow_and_then_the_end():
@@ -132,7 +134,7 @@ async def test_live_events_follow_and_then_the_end():
     source.show(run(3))
     assert await follower.next() == [(2, 3)]
     source.show(run(3, status=ERROR))
-    assert await follower.rest() == [End(ERROR, "500-3")]
+    assert await follower.rest() == [End(ERROR, "500-4")]
 
 
 async def test_an_end_with_new_events_comes_after_them():
@@ -140,11 +142,59 @@ async def test_an_end_with_new_events_comes_after_them():
     follower = Follower(source)
     await follower.next()
     source.show(run(2, status=SUCCESS))
-    assert await follower.rest() == [[(2, 2)], End(SUCCESS, "500-2")]
+    assert await follower.rest() == [[(2, 2)], End(SUCCESS, "500-3")]
 
 
 async def test_an_ended_run_without_events_has_an_end_with_a_position():
-    assert await Follower(Source(run(0, status=SUCCESS))).rest() == [End(SUCCESS, "500-0")]
+    assert await Follower(Source(run(0, status=SUCCESS))).rest() == [End(SUCCESS, "500-1")]
+
+
+@pytest.mark.parametrize("cursor", ["500-3", "500-4"])
+async def test_who_has_everything_or_even_the_end_still_gets_the_end(cursor):
+    source = Source(run(3, status=SUCCESS))
+    assert await Follower(source, cursor).rest() == [End(SUCCESS, "500-4")]
+    assert source.reads == []
+
+
+async def test_the_cursor_of_an_end_that_has_not_come_is_a_gap():
+    follower = Follower(Source(run(3)), "500-4")
+    assert await follower.next() == Gap("500-4", "500-1", "500-3", "500-0")
+    await follower.close()
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+async def test_the_end_of_a_run_that_failed_says_why(in_memory):
+    source = Source(run(3, status=ERROR), page=9)
+    error = {"error": "KeyError", "message": "'x'"}
+    failed = Batch(500, 3, ["error"], [json.dumps(error)])
+    if in_memory:
+        source.newest = lambda key, seq: [failed]
+    else:
+        source.read = answering(failed)
+    assert await Follower(source, "500-3").rest() == [End(ERROR, "500-4", error)]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        Batch(500, 3, ["n"], ["1"]),
+        Batch(500, 3, ["error"], ['"of my own"']),
+        Batch(500, 3, ["error"], ['{"error":"X","message":"Y","more":1}']),
+        None,
+    ],
+)
+async def test_an_end_makes_no_reason_up(last):
+    source = Source(run(3, status=ERROR))
+    source.read = answering(last)
+    assert await Follower(source, "500-3").rest() == [End(ERROR, "500-4")]
+
+
+def answering(page):
+    async def read(key, epoch, seq):
+        assert seq == 2
+        return page
+
+    return read
 
 
 async def test_now_skips_what_is_there():
@@ -170,18 +220,18 @@ async def test_now_of_a_run_that_is_made_later_is_its_start():
 
 async def test_a_trimmed_start_is_a_gap_without_a_request():
     items = await Follower(Source(run(5, floor=3, status=SUCCESS))).rest()
-    assert items == [Gap(None, "500-4", "500-5"), [(4, 5)], End(SUCCESS, "500-5")]
+    assert items == [Gap(None, "500-4", "500-5", "500-3"), [(4, 5)], End(SUCCESS, "500-6")]
 
 
-@pytest.mark.parametrize("cursor", ["499-1", "500-2", "500-6"])
+@pytest.mark.parametrize("cursor", ["499-1", "500-2", "500-7", Unreadable("undefined")])
 async def test_a_cursor_that_cannot_be_honoured_is_a_gap(cursor):
     items = await Follower(Source(run(5, floor=3, status=SUCCESS)), cursor).rest()
-    assert items == [Gap(cursor, "500-4", "500-5"), [(4, 5)], End(SUCCESS, "500-5")]
+    assert items == [Gap(str(cursor), "500-4", "500-5", "500-3"), [(4, 5)], End(SUCCESS, "500-6")]
 
 
 async def test_a_gap_of_which_nothing_is_left():
     items = await Follower(Source(run(5, floor=5, status=SUCCESS)), "500-2").rest()
-    assert items == [Gap("500-2", None, "500-5"), End(SUCCESS, "500-5")]
+    assert items == [Gap("500-2", None, "500-5", "500-5"), End(SUCCESS, "500-6")]
 
 
 async def test_what_is_trimmed_while_it_is_read_becomes_a_gap():
@@ -190,9 +240,9 @@ async def test_what_is_trimmed_while_it_is_read_becomes_a_gap():
     assert await follower.next() == [(1, 3)]
     source.run = run(9, floor=6, status=SUCCESS)
     assert await follower.rest() == [
-        Gap("500-3", "500-7", "500-9"),
+        Gap("500-3", "500-7", "500-9", "500-6"),
         [(7, 9)],
-        End(SUCCESS, "500-9"),
+        End(SUCCESS, "500-10"),
     ]
 
 
@@ -202,7 +252,7 @@ async def test_everything_that_is_trimmed_while_it_is_read_becomes_a_gap():
     await follower.next()
     source.run = run(9, floor=9, status=SUCCESS)
     source.read = no_page
-    assert await follower.rest() == [Gap("500-3", None, "500-9"), End(SUCCESS, "500-9")]
+    assert await follower.rest() == [Gap("500-3", None, "500-9", "500-9"), End(SUCCESS, "500-10")]
 
 
 async def no_page(key, epoch, seq):
@@ -214,7 +264,7 @@ async def test_a_deleted_run_ends_lost():
     follower = Follower(source)
     await follower.next()
     source.show(None)
-    assert await follower.rest() == [End(LOST, "500-2")]
+    assert await follower.rest() == [End(LOST, "500-3")]
 
 
 async def test_a_deleted_run_that_had_ended_keeps_its_status_and_shows_the_gap():
@@ -222,7 +272,7 @@ async def test_a_deleted_run_that_had_ended_keeps_its_status_and_shows_the_gap()
     follower = Follower(source)
     assert await follower.next() == [(1, 3)]
     source.show(None)
-    assert await follower.rest() == [Gap("500-3", None, "500-5"), End(SUCCESS, "500-5")]
+    assert await follower.rest() == [Gap("500-3", None, "500-5"), End(SUCCESS, "500-6")]
 
 
 async def test_a_run_that_was_made_again_ends_the_followers_of_the_old_one():
@@ -230,7 +280,7 @@ async def test_a_run_that_was_made_again_ends_the_followers_of_the_old_one():
     follower = Follower(source)
     await follower.next()
     source.show(run(7, key=2, epoch=501))
-    assert await follower.rest() == [End(LOST, "500-2")]
+    assert await follower.rest() == [End(LOST, "500-3")]
 
 
 async def test_silence_brings_heartbeats():
@@ -261,7 +311,7 @@ async def test_a_log_that_hangs_brings_heartbeats_and_then_the_events():
     assert await follower.next() is HEARTBEAT
     assert await follower.next() is HEARTBEAT
     answered.set()
-    assert await follower.rest() == [[(1, 1)], End(SUCCESS, "500-1")]
+    assert await follower.rest() == [[(1, 1)], End(SUCCESS, "500-2")]
     assert source.refreshes == 1
 
 
@@ -275,7 +325,7 @@ async def test_a_log_that_fails_is_tried_again(monkeypatch):
 
     source.before_refresh = source.before_read = fail
     items = [item for item in await Follower(source).rest() if item is not HEARTBEAT]
-    assert items == [[(1, 1)], End(SUCCESS, "500-1")]
+    assert items == [[(1, 1)], End(SUCCESS, "500-2")]
 
 
 async def test_another_error_of_the_log_goes_up():

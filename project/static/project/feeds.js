@@ -54,18 +54,16 @@ export class SseFeed extends Feed {
     const source = new EventSource(withCursor(this.run.streamUrl, lastId));
     this.#source = source;
     source.addEventListener("open", () => this.live());
-    for (const name of this.run.eventNames) {
-      source.addEventListener(name, (event) => {
+    for (const name of [...this.run.eventNames, "error"]) {
+      // The run's own event of a name that is the browser's: see "Names of the stream" in README.md.
+      source.addEventListener(name === "error" ? "__error" : name, (event) => {
         this.listener.event(event.lastEventId, name, JSON.parse(event.data));
       });
     }
     source.addEventListener("gap", (event) => this.listener.gap(JSON.parse(event.data)));
     source.addEventListener("end", (event) => this.end(JSON.parse(event.data).status));
-    source.addEventListener("error", (event) => {
-      if (event instanceof MessageEvent) {
-        // The run's own event of that name, not a failure of the connection.
-        this.listener.event(event.lastEventId, "error", JSON.parse(event.data));
-      } else if (source.readyState === EventSource.CONNECTING) {
+    source.addEventListener("error", () => {
+      if (source.readyState === EventSource.CONNECTING) {
         this.listener.waiting(); // the browser connects again, with Last-Event-ID
       } else {
         this.#closed(source);
@@ -78,7 +76,7 @@ export class SseFeed extends Feed {
     this.#source = null;
   }
 
-  // The browser gives up for good on 204 and on errors, and doesn't say which it was.
+  // The browser gives up for good on every error, and doesn't say which it was.
   async #closed(source) {
     let answer;
     try {
@@ -86,10 +84,6 @@ export class SseFeed extends Feed {
       const state = await answer.json();
       if (this.#source !== source) {
         return; // dropped or opened anew meanwhile
-      }
-      if (answer.ok && state.status !== "running" && state.last_event_id === (this.listener.lastId || null)) {
-        this.end(state.status);
-        return;
       }
       if (answer.status >= 400 && answer.status < 500 && answer.status !== 429) {
         this.refuse(state.message);

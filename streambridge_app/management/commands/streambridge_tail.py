@@ -90,7 +90,8 @@ class Command(BridgeCommand):
         if isinstance(item, Gap):
             rows: Iterable[_Row] = [_Row("", GAP_EVENT, json.dumps(item.data()))]
         elif isinstance(item, End):
-            rows = [_Row(item.position, END_SENTINEL.event, json.dumps({"status": item.status}))]
+            how = {"status": item.status, "error": item.error}
+            rows = [_Row(item.position, END_SENTINEL.event, json.dumps(how))]
         elif isinstance(item, Heartbeat):
             return
         else:
