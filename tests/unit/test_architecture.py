@@ -41,7 +41,7 @@ LAYERS = {
         *["groups", "announce", "membership", "pages", "followed", "polling", "hub"],
         *["slots", "writer", "pipeline", "pipelined", "transactional", "leases"],
         *["backends.memory", "backends.channel_layer", "access", "streams", "flow_control"],
-        *["streaming", "shutdown", "sweeper"],
+        *["streaming", "shutdown", "sweeper", "users"],
     ],
     5: [
         *["", "admin", "apps", "checks", "consumers", "converters", "routing", "tasks"],
@@ -119,6 +119,7 @@ TESTED_BY = {
     "tasks": "acceptance/test_celery.py",
     "transactional": "contract/test_transactions.py",
     "urls": "integration/test_views.py",
+    "users": "integration/test_access.py",
     "slots": "integration/test_writer.py",
     "writer": "integration/test_writer.py",
     "writes": "contract/test_order.py",
