@@ -73,6 +73,8 @@ def _is_allowed(scope: Scope) -> bool:
     validator = AllowedHostsOriginValidator(_refused)
     origin = [value for name, value in scope["headers"] if name == b"origin"][-1]
     try:
-        return bool(validator.valid_origin(urlparse(origin.decode("latin-1"))))
+        parsed = urlparse(origin.decode("latin-1"))
+        _ = parsed.port
     except ValueError:  # no address at all
         return False
+    return bool(validator.valid_origin(parsed))

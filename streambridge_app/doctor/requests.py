@@ -78,7 +78,7 @@ def _is_right(view: Any, answer: Answer) -> bool:
     if view is views.stream:
         return answer.status == 200 and f"event: {EVENT}\n".encode() in answer.body
     if view is views.detail:
-        return answer.status == 200 and b'"run_id"' in answer.body
+        return answer.status == 200 and answer.headers.get("content-type") == "application/json"
     return answer.status in (202, 409)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -18,15 +17,19 @@ from urllib.parse import quote
 import httpx
 import pytest
 import websockets
+from channels.routing import URLRouter
+from channels.testing import WebsocketCommunicator
 from django.conf import settings as django_settings
 from django.contrib.auth.models import User
 from django.db import connections
 from django.test import AsyncClient
 from django.urls import reverse
+from django.utils.functional import SimpleLazyObject
 from pytest_django import Settings
 
 from streambridge_app import get_bridge
 from streambridge_app.access import make_run_token
+from streambridge_app.routing import checked_origin, websocket_urlpatterns
 from streambridge_app.streams import open_streams
 from tests.conftest import MEMORY
 from tests.integration.conftest import OPEN_HOUSE, client_of, person
@@ -294,7 +297,7 @@ async def test_cookies_count_for_a_checked_origin_only(kind: Any) -> None:
             server, SOCKETS[0], origin=server.url, additional_headers=headers
         )
         assert (frames[0]["type"], code) == ("subscribed", 1000)
-        for origin in ("http://evil.example", "null", f"{server.url}.evil.example", "http://[", ""):
+        for origin in ("http://evil.example", "null", "http://127.0.0.1.evil.example"):
             for path in (*SOCKETS, "/ws/runs"):
                 evil = {**headers, "Origin": origin}
                 frames, code = await heard(server, path, additional_headers=evil)
@@ -309,6 +312,49 @@ async def test_cookies_count_for_a_checked_origin_only(kind: Any) -> None:
         ):
             await socket.send(json.dumps({"type": "subscribe", "run": RUN}))
             assert json.loads(await socket.recv())["code"] == "not_authenticated"
+
+
+@pytest.mark.parametrize(
+    "origin", ["", "http://[", "http://127.0.0.1:80.evil.example", "127.0.0.1"]
+)
+async def test_origin_that_is_none_is_refused(settings: Settings, origin: str) -> None:
+    settings.ALLOWED_HOSTS = ["127.0.0.1"]
+    application: Any = checked_origin(URLRouter(websocket_urlpatterns))
+    headers = [(b"origin", origin.encode())]
+    communicator = WebsocketCommunicator(application, "/ws/runs/", headers=headers)
+    await communicator.connect(DEADLINE)
+    assert (await communicator.receive_json_from(DEADLINE))["code"] == "origin_refused"
+    closed = await communicator.receive_output(DEADLINE)
+    assert (closed["type"], closed["code"]) == ("websocket.close", 4403)
+
+
+async def test_what_cookies_have_told_before_does_not_count_either() -> None:
+    owner = await person("owner")
+    await get_bridge().create_run(RUN, owner=owner)
+    checked: Any = checked_origin(URLRouter(websocket_urlpatterns))
+
+    async def around(scope: Any, receive: Any, send: Any) -> None:
+        await checked({**scope, "user": owner, "session": {}, "cookies": {}}, receive, send)
+
+    communicator = WebsocketCommunicator(around, SOCKETS[0])
+    await communicator.connect(DEADLINE)
+    assert (await communicator.receive_json_from(DEADLINE))["code"] == "not_authenticated"
+    await communicator.disconnect(timeout=DEADLINE)
+
+
+async def test_lazy_user_of_a_socket() -> None:
+    owner = await person("owner")
+    await get_bridge().create_run(RUN, owner=owner)
+    routes: Any = URLRouter(websocket_urlpatterns)
+    lazy = SimpleLazyObject(lambda: User.objects.get(username="owner"))
+
+    async def around(scope: Any, receive: Any, send: Any) -> None:
+        await routes({**scope, "user": lazy}, receive, send)
+
+    communicator = WebsocketCommunicator(around, SOCKETS[0])
+    await communicator.connect(DEADLINE)
+    assert (await communicator.receive_json_from(DEADLINE))["type"] == "subscribed"
+    await communicator.disconnect(timeout=DEADLINE)
 
 
 async def test_addresses_below_ours_are_answered(kind: Any) -> None:
@@ -403,9 +449,6 @@ class WsgiServer(Server):
         application = "tests.integration.apps.outside:wsgi_application"
         options = ["--bind", f"{HOST}:{self.port}", "--access-logfile", "-", "--no-control-socket"]
         return [sys.executable, "-m", "gunicorn", *options, application]
-
-    def _popen_options(self) -> dict[str, Any]:
-        return {"stderr": subprocess.STDOUT}
 
     def _answers(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
