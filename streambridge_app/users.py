@@ -15,7 +15,7 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth import middleware
 from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest
-from django.utils.functional import LazyObject
+from django.utils.functional import LazyObject, empty
 
 
 async def user_of_request(request: HttpRequest) -> Any:
@@ -27,23 +27,32 @@ async def user_of_request(request: HttpRequest) -> Any:
     """
     user = getattr(request, "user", None)
     auser = getattr(request, "auser", None)
-    is_lazy = user is None or isinstance(user, LazyObject)
-    if auser is not None and is_lazy and not _is_djangos(auser):
-        return await auser()
+    if auser is not None and (user is None or _is_unknown(user)):
+        djangos = isinstance(auser, functools.partial) and auser.func is middleware.auser
+        # Django's own needs no thread for who has no session, which costs a tenth of a stream.
+        if not djangos or _is_djangos(user):
+            return await auser()
     return await known_user(user)
 
 
-def _is_djangos(auser: Any) -> bool:
-    return isinstance(auser, functools.partial) and auser.func is middleware.auser
+def _is_unknown(user: Any) -> bool:
+    """Return whether a user is lazy and nobody has looked yet; a private part of Django to 6.1."""
+    return isinstance(user, LazyObject) and vars(user).get("_wrapped", empty) is empty
+
+
+def _is_djangos(user: Any) -> bool:
+    """Return whether a lazy user is that of Django's middleware; if private parts go, it is not."""
+    found = getattr(user, "__dict__", {}).get("_setupfunc")
+    return getattr(found, "__module__", None) == middleware.__name__
 
 
 async def known_user(user: Any) -> Any:
     """Return a user that can be asked without a query: a lazy one is evaluated on a thread."""
-    if isinstance(user, LazyObject):
+    if _is_unknown(user):
         user = await sync_to_async(_evaluated)(user)
-    return AnonymousUser() if user is None else user
+    return user or AnonymousUser()
 
 
 def _evaluated(user: Any) -> Any:
-    """Return what a lazy object stands for; None if that is no user."""
-    return user if user else None
+    bool(user)
+    return user

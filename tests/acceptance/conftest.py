@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 from django.db import connections
-from playwright.sync_api import Browser, sync_playwright
 from pytest_django import Settings
 
-from tests.services import HOST, AsgiServer, chromium, spawn
+from tests.services import HOST, AsgiServer, spawn
 
 STACKS = [
     pytest.param("default", marks=pytest.mark.django_db(transaction=True), id="embedded"),
@@ -90,22 +89,3 @@ def deployment(
 ) -> Iterator[Deployment]:
     with AsgiServer(request.param, env=environment) as server:
         yield Deployment(server, database, environment)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium(),
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-            ],
-        )
-        yield browser
-        browser.close()

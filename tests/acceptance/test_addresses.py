@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.async_api import async_playwright
 
 from streambridge_app import get_bridge
 from streambridge_app.access import make_run_token
 from tests.integration.test_outside import ODD_IDS
-from tests.services import AsgiServer
+from tests.services import AsgiServer, chromium
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -41,26 +39,20 @@ async ([pairs, protocols]) => {
 """
 
 
-async def publish(run_ids: list[str]) -> None:
-    for run_id in run_ids:
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_a_browser_reaches_every_legal_id_and_gets_its_subprotocol(kind: Any) -> None:
+    for run_id in ODD_IDS:
         await get_bridge().publish(run_id, "step", 1)
         await get_bridge().publish_end(run_id)
-    await get_bridge().close()
-
-
-@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
-def test_a_browser_reaches_every_legal_id_and_gets_its_subprotocol(
-    kind: Any, browser: Browser
-) -> None:
-    runner = threading.Thread(target=asyncio.run, args=[publish(ODD_IDS)])
-    runner.start()
-    runner.join()
+    pairs = [[run_id, make_run_token(run_id)] for run_id in ODD_IDS]
+    options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     with AsgiServer(kind, APPLICATION, env={"OUTSIDE": json.dumps({})}) as server:
-        page = browser.new_page()
-        page.goto(server.url)
-        pairs = [[run_id, make_run_token(run_id)] for run_id in ODD_IDS]
-        answers = page.evaluate(ASK, [pairs, ["one", "two"]])
-        page.close()
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.launch(executable_path=chromium(), args=options)
+            page = await browser.new_page()
+            await page.goto(server.url)
+            answers = await page.evaluate(ASK, [pairs, ["one", "two"]])
+            await browser.close()
     assert answers == [
         [run_id, 200, "csrf_failed", ["one", run_id, run_id, run_id]] for run_id in ODD_IDS
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from pytest_django import Settings
 
 from project import workers as workers_module
@@ -18,7 +18,7 @@ from project.workers import MAX_WORKERS
 from streambridge_app import get_sync_bridge
 from streambridge_app.exceptions import RunNotFound
 from tests.conftest import MEMORY
-from tests.services import TIMEOUT_SCALE, AsgiServer, spawn, wait_until
+from tests.services import TIMEOUT_SCALE, AsgiServer, chromium, spawn, wait_until
 
 SECOND = 1000 * TIMEOUT_SCALE
 FEW, LONG, MANY = "packages", "compile", "checksum"
@@ -40,6 +40,25 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 def server(environment: dict[str, str]) -> Iterator[AsgiServer]:
     with AsgiServer("daphne", env=environment) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(),
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+            ],
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
