@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from asgiref.sync import sync_to_async
 from django.core import signing
 from django.utils.module_loading import import_string
 
@@ -35,7 +36,7 @@ class Access:
     run: RunState | None
     """The run's state; None when there is no such run (yet)."""
     token: str | None = dataclasses.field(default=None, repr=False)
-    """What came as ``?token=``."""
+    """What came as ``?token=`` or bearer; a token of the project's own, perhaps."""
     scope: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     """The ASGI scope of the request or socket; empty under WSGI."""
 
@@ -66,17 +67,25 @@ class Authorizer:
             access.run is not None
             and access.run.owner_id is not None
             and user.is_authenticated
-            and user.is_active
-            and user.pk == access.run.owner_id
+            and getattr(user, "is_active", True)
+            # A user that comes from a JWT may have its key as text.
+            and str(user.pk) == str(access.run.owner_id)
         )
 
     async def has_permission(self, access: Access, codename: str) -> bool:
         """Return whether the user is active staff with a permission on runs."""
         user = access.user
-        # A user model need not know staff.
-        if not (user.is_authenticated and user.is_active and getattr(user, "is_staff", False)):
+        # A user model need not know staff, nor one that comes from a JWT permissions.
+        if not (
+            user.is_authenticated
+            and getattr(user, "is_active", True)
+            and getattr(user, "is_staff", False)
+        ):
             return False
-        return bool(await user.ahas_perm(f"streambridge_app.{codename}"))
+        permission = f"streambridge_app.{codename}"
+        if hasattr(user, "ahas_perm"):
+            return bool(await user.ahas_perm(permission))
+        return hasattr(user, "has_perm") and bool(await sync_to_async(user.has_perm)(permission))
 
 
 def authorizer() -> Authorizer:
@@ -111,6 +120,23 @@ def token_admits(token: str, run_id: str) -> bool:
     return bool(admitted == run_id and time.time() < expires)
 
 
+def run_token(*given: str | None) -> str | None:
+    """Return the first text that has the form of our tokens; else the first there is."""
+    found = [text for text in given if text is not None]
+    return next(filter(is_run_token, found), found[0] if found else None)
+
+
+def bearer_token(authorization: str) -> str | None:
+    """Return the token of an ``Authorization`` header (RFC 6750), if it has one."""
+    scheme, _, credentials = authorization.partition(" ")
+    return credentials.strip() if scheme.lower() == "bearer" else None
+
+
+def is_run_token(text: str) -> bool:
+    """Return whether a text looks like what ``signing`` makes; a JWT has no colon."""
+    return text.count(":") == 2
+
+
 async def state_or_none(run_id: str) -> RunState | None:
     """Return the state of a run, or None if there is no such run."""
     try:
@@ -130,7 +156,7 @@ async def admit(access: Access) -> RunState | None:
         return access.run
     if access.user.is_authenticated:
         raise Refusal(404, "not_found", NOT_FOUND)
-    if access.token is not None:
+    if access.token is not None and is_run_token(access.token):
         raise Refusal(401, "invalid_token", "The token is not good for this run, or has expired.")
     raise Refusal(401, "not_authenticated", "Log in, or give a token for this run.")
 

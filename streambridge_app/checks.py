@@ -14,12 +14,14 @@ It must never connect to anything: what it finds, it finds in the settings.
 ``E105`` the database is neither SQLite nor PostgreSQL
 ``E106`` the class of the channel layer can't be imported
 ``E107`` the SQLite database is in memory
+``E110`` the ASGI application can't be imported or called, or is a WSGI one
 ``W001`` the in-memory channel layer outside ``DEBUG``
 ``W002`` SQLite without WAL or without IMMEDIATE transactions
 ``W003`` ``CONN_MAX_AGE`` is not 0
 ``W004`` ``GZipMiddleware`` on a Django that holds streams back
 ``W005`` no ``ASGI_APPLICATION``
 ``W006`` no channel layer
+``W010`` in ``DEBUG``, a ``runserver`` that serves WSGI
 ======== =====================================================================
 """
 
@@ -35,6 +37,8 @@ from channels.layers import InMemoryChannelLayer
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.management import get_commands
 from django.db import connections
 from django.utils.module_loading import import_string
 
@@ -255,8 +259,8 @@ def check_asgi_application(**kwargs: Any) -> list[CheckMessage]:
     return [
         _warning(
             "W005",
-            "ASGI_APPLICATION is not set, so that `runserver` can't serve ASGI. Under WSGI, a "
-            "stream arrives when its run has ended, and there are no WebSockets.",
+            "ASGI_APPLICATION is not set, so that `runserver` can't serve ASGI. Under WSGI, "
+            "the stream of a run is refused, and there are no WebSockets.",
             "Set ASGI_APPLICATION = 'yourproject.asgi.application' and put 'daphne' first in "
             "INSTALLED_APPS.",
         )
@@ -272,6 +276,45 @@ def check_channel_layer_configured(**kwargs: Any) -> list[CheckMessage]:
             "W006",
             "CHANNEL_LAYERS is empty: servers find new events by polling the database only.",
             "Set CHANNEL_LAYERS; in production to channels_redis.pubsub.RedisPubSubChannelLayer.",
+        )
+    ]
+
+
+def check_asgi_application_loads(**kwargs: Any) -> list[CheckMessage]:
+    """E110."""
+    path = getattr(settings, "ASGI_APPLICATION", None)
+    if not path:
+        return []
+    try:
+        application = import_string(path)
+    except Exception as error:  # a project's own code, which may raise anything
+        problem = f"can't be imported: {type(error).__name__}: {error}"
+    else:
+        if callable(application) and not isinstance(application, WSGIHandler):
+            return []
+        problem = f"is no ASGI application but {application!r}"
+    return [
+        _error(
+            "E110",
+            f"ASGI_APPLICATION = {path!r} {problem}.",
+            "Name the application of your project's asgi.py; `django-admin startproject` makes one "
+            "to copy.",
+        )
+    ]
+
+
+def check_runserver(**kwargs: Any) -> list[CheckMessage]:
+    """W010."""
+    if not settings.DEBUG or not getattr(settings, "ASGI_APPLICATION", None):
+        return []
+    if get_commands().get("runserver") not in {"django.core", "django.contrib.staticfiles"}:
+        return []
+    return [
+        _warning(
+            "W010",
+            "The `runserver` of this project serves WSGI, by which the stream of a run is refused.",
+            "Put 'daphne' first in INSTALLED_APPS; or, if you serve the ASGI application in "
+            f"another way, silence this with SILENCED_SYSTEM_CHECKS = ['{TAG}.W010'].",
         )
     ]
 
@@ -293,6 +336,8 @@ CHECKS: Final[Sequence[Callable[..., list[CheckMessage]]]] = (
     check_gzip,
     check_asgi_application,
     check_channel_layer_configured,
+    check_asgi_application_loads,
+    check_runserver,
 )
 
 

@@ -18,11 +18,10 @@ from urllib.parse import parse_qs
 from channels.auth import UserLazyObject, get_user
 from channels.db import aclose_old_connections
 from channels.generic.websocket import AsyncWebsocketConsumer
-from django.contrib.auth.models import AnonymousUser
 
 from . import cursor as cursors
 from . import socket_frames
-from .access import Access, admit_follower, state_or_none
+from .access import Access, admit_follower, bearer_token, run_token, state_or_none
 from .conf import streambridge_settings
 from .events import check_run_id
 from .exceptions import BridgeClosed, LogUnavailable, StreamBridgeError
@@ -30,6 +29,7 @@ from .follow import End, Gap, Heartbeat, Item
 from .refusals import SHUTTING_DOWN, Refusal
 from .registry import get_bridge
 from .streams import OpenConnection, OpenStream
+from .users import known_user
 
 MAX_MESSAGE_CHARACTERS: Final = 4096
 """A client's message may not be longer."""
@@ -102,7 +102,8 @@ class _Consumer(AsyncWebsocketConsumer):
     async def connect(self) -> None:
         query = self.scope.get("query_string", b"").decode("latin-1")
         self.query = parse_qs(query)
-        await self.accept()
+        # A browser closes a socket none of whose subprotocols is chosen.
+        await self.accept(next(filter(None, self.scope.get("subprotocols") or ()), None))
         self.connection = OpenConnection(self._leave)
 
     def _leave(self) -> None:
@@ -127,6 +128,12 @@ class _Consumer(AsyncWebsocketConsumer):
     def parameter(self, name: str) -> str | None:
         """Return a parameter of the socket's address."""
         return self.query.get(name, [None])[-1]
+
+    def token(self, said: str | None = None) -> str | None:
+        """Return the run token of a message, of the socket's address, or of its bearer."""
+        headers = dict(self.scope.get("headers", ()))
+        bearer = bearer_token(headers.get(b"authorization", b"").decode("latin-1"))
+        return run_token(said, self.parameter("token"), bearer)
 
     async def open(self, run_id: str, last_event_id: str | None, token: str | None) -> None:
         """
@@ -163,7 +170,7 @@ class _Consumer(AsyncWebsocketConsumer):
 
     async def user(self) -> Any:
         """Return whose rights count."""
-        return self.scope.get("user") or AnonymousUser()
+        return await known_user(self.scope.get("user"))
 
     async def _follow(self, run_id: str, counted: OpenStream, items: AsyncGenerator[Item]) -> None:
         try:
@@ -224,6 +231,21 @@ class _Consumer(AsyncWebsocketConsumer):
         await self.hang_up(SERVICE_RESTART if stopping else REFUSED + refusal.status)
 
 
+class OriginRefused(_Consumer):
+    """Any address, from a page of another site: told why, and closed."""
+
+    async def connect(self) -> None:
+        await super().connect()
+        await self.turn_away(
+            Refusal(
+                403,
+                "origin_refused",
+                "This server takes no WebSockets from pages of this origin. Is its host in "
+                "ALLOWED_HOSTS?",
+            )
+        )
+
+
 class RunConsumer(_Consumer):
     """``ws/runs/<run_id>/?last_event_id=&token=``: one run, to its end."""
 
@@ -231,7 +253,7 @@ class RunConsumer(_Consumer):
         await super().connect()
         run_id = self.scope["url_route"]["kwargs"]["run_id"]
         try:
-            await self.open(run_id, cursors.parameter(self.parameter), self.parameter("token"))
+            await self.open(run_id, cursors.parameter(self.parameter), self.token())
         except (Refusal, StreamBridgeError) as error:
             await self.turn_away(error if isinstance(error, Refusal) else Refusal.of(error))
 
@@ -336,7 +358,7 @@ class RunsConsumer(_Consumer):
             raise Refusal(409, "already_subscribed", "This socket follows that run already.")
         if len(self.followers) >= limit:
             raise Refusal(429, "too_many_runs", f"One socket may follow {limit} runs at once.")
-        token = message.get("token") or self.parameter("token")
+        token = self.token(message.get("token") or None)
         await self.open(run_id, message.get("last_event_id"), token)
         if self.followers:  # a run that has ended may be over already
             self._not_idle()

@@ -19,6 +19,8 @@ MAX_NAME_LENGTH: Final = 255
 MAX_KEY_LENGTH: Final = 255
 MAX_RUN_ID_LENGTH: Final = 200
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
+_AFTER_RUN_ID: Final = ("/", "/stream", "/cancel")
+"""How an address goes on after the run id: an id that ends so has the address of another run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +82,9 @@ def check_run_id(run_id: object) -> str:
     Return ``run_id`` if it can name a run.
 
     Raises:
-        InvalidRunId: not text, empty, over 200 characters, with control characters, or
-            with surrogates that UTF-8 can't carry.
+        InvalidRunId: not text, empty, over 200 characters, with control characters, with
+            surrogates that UTF-8 can't carry, or without an address of its own: ``.``, ``..``,
+            and what ends in ``/``, ``/stream`` or ``/cancel``.
     """
     if type(run_id) is str:
         return _checked_run_id(run_id)
@@ -103,6 +106,17 @@ def _checked_run_id(run_id: str) -> str:
         raise InvalidRunId(f"A run id must not have control characters: {run_id!r}.")
     if not run_id.isascii() and not is_utf8(run_id):
         raise InvalidRunId(f"A run id must be encodable as UTF-8: {run_id!r}.")
+    if run_id in (".", ".."):
+        # https://url.spec.whatwg.org/#double-dot-path-segment: written as %2E too.
+        raise InvalidRunId(
+            f"A run id must not be {run_id!r}: browsers take that out of addresses. Put another "
+            "character before it."
+        )
+    if run_id.endswith(_AFTER_RUN_ID):
+        raise InvalidRunId(
+            "A run id must not end in '/', '/stream' or '/cancel': its address would be that of "
+            f"another run. Put another character after {run_id!r}."
+        )
     return run_id
 
 

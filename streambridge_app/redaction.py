@@ -18,13 +18,15 @@ LOGGERS: Final = (
     "daphne.server",
     "django.channels.server",
     "django.server",
+    "gunicorn.access",
+    "gunicorn.error",
     "uvicorn.access",
     "uvicorn.asgi",
     "uvicorn.error",
 )
-"""Those that write addresses with their query: Uvicorn's, ``runserver``'s with and without ASGI,
-and Daphne's for an application that it kills. The access log of Daphne's command line is no
-logger: :func:`streambridge_app.flow_control.flow_control` takes care of it."""
+"""Those that write addresses with their query: Uvicorn's, Gunicorn's, ``runserver``'s with and
+without ASGI, and Daphne's for an application that it kills. The access log of Daphne's command
+line is no logger: :func:`streambridge_app.flow_control.flow_control` takes care of it."""
 
 # Any letter of a parameter's name may be written as its code, and still be that letter.
 _NAME: Final = "".join(f"(?:{letter}|%(?i:{ord(letter):02x}))" for letter in "token")

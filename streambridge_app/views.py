@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, cast
 
 from django.contrib.auth.decorators import login_not_required
-from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import SuspiciousOperation
+from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.http.multipartparser import MultiPartParserError
 from django.middleware.csrf import CsrfViewMiddleware
@@ -17,7 +17,15 @@ from django.views.decorators.csrf import csrf_exempt
 
 from . import cursor as cursors
 from . import sse
-from .access import Access, admit, admit_cancel, admit_follower, state_or_none
+from .access import (
+    Access,
+    admit,
+    admit_cancel,
+    admit_follower,
+    bearer_token,
+    run_token,
+    state_or_none,
+)
 from .conf import streambridge_settings
 from .exceptions import BridgeClosed, RunNotFound, StreamBridgeError
 from .follow import End, Gap, Heartbeat, Item
@@ -26,26 +34,40 @@ from .registry import get_bridge
 from .runs import RunState
 from .streaming import event_stream_response
 from .streams import OpenStream
+from .users import user_of_request
 
 View = Callable[[HttpRequest, str], Coroutine[Any, Any, HttpResponseBase]]
 
 
-def _route(method: str) -> Callable[[View], View]:
+class _EveryDatabase(set[str]):
+    """
+    The aliases for which a view opts out of ``ATOMIC_REQUESTS``: all, those to come too.
+
+    Django asks for each alias with that setting whether it is in here, and refuses to call an
+    asynchronous view for one that is not. A set, for ``transaction.non_atomic_requests`` adds.
+    """
+
+    def __contains__(self, alias: object) -> bool:
+        return True
+
+
+def _route(*methods: str) -> Callable[[View], View]:
     """Answer other methods by 405, and every refusal by JSON with a code and a sentence."""
 
     def decorate(view: View) -> View:
         # The project's own check answers with a page, so the views are exempt from it.
-        checked = _csrf_protect(view) if method == "POST" else view
+        checked = _csrf_protect(view) if "POST" in methods else view
 
         # Tokens are for those who are not logged in, and the others get JSON as well: no
         # LoginRequiredMiddleware sends them to a page.
         @login_not_required
         @csrf_exempt
         @functools.wraps(view)
-        async def answer(request: HttpRequest, run_id: str) -> HttpResponseBase:
+        async def answer(request: HttpRequest, /, run_id: str, **_include: Any) -> HttpResponseBase:
+            # What else the project's include() captures or gives says nothing about a run.
             try:
-                if request.method != method:
-                    raise Refusal(405, "method_not_allowed", f"Use {method} here.")
+                if request.method not in methods:
+                    raise Refusal(405, "method_not_allowed", f"Use {methods[0]} here.")
                 return await checked(request, run_id)
             except StreamBridgeError as error:
                 refusal = Refusal.of(error)
@@ -59,11 +81,12 @@ def _route(method: str) -> Callable[[View], View]:
             if refusal.status == 401:
                 response["WWW-Authenticate"] = 'Bearer realm="runs"'
             elif refusal.status == 405:
-                response["Allow"] = method
+                response["Allow"] = ", ".join(methods)
             elif refusal.status in {429, 503}:
                 response["Retry-After"] = str(RETRY_AFTER)
             return _unstored(response)
 
+        answer._non_atomic_requests = _EveryDatabase()  # type: ignore[attr-defined]
         return answer
 
     return decorate
@@ -78,7 +101,7 @@ class _CsrfMiddleware(CsrfViewMiddleware):
 _csrf_protect = cast(Callable[[View], View], decorator_from_middleware(_CsrfMiddleware))
 
 
-@_route("GET")
+@_route("GET", "HEAD")
 async def stream(request: HttpRequest, run_id: str) -> HttpResponseBase:
     """
     Stream a run as Server-Sent Events, from the start or after ``Last-Event-ID``.
@@ -87,12 +110,16 @@ async def stream(request: HttpRequest, run_id: str) -> HttpResponseBase:
     an EventSource stop (https://html.spec.whatwg.org/multipage/server-sent-events.html, section
     9.2.3).
     """
+    _check_server(request)
     cursor = cursors.parse_header(request.META.get("HTTP_LAST_EVENT_ID"))
     if cursor is None:
         cursor = cursors.parse(cursors.parameter(request.GET.get))
     run = await admit_follower(await _access(request, run_id), cursor)
     if run is not None and cursors.is_end(cursor, run):
-        return _unstored(HttpResponse(status=204))
+        return _without_content()
+    if request.method == "HEAD":
+        OpenStream().close()  # whether a GET would find room
+        return event_stream_response(_no_frames(), request=request)
     cursor, position = cursors.start(cursor, run)
     items = get_bridge().follow(
         run_id,
@@ -103,7 +130,7 @@ async def stream(request: HttpRequest, run_id: str) -> HttpResponseBase:
     return event_stream_response(_frames(OpenStream(), items, position), request=request)
 
 
-@_route("GET")
+@_route("GET", "HEAD")
 async def detail(request: HttpRequest, run_id: str) -> HttpResponseBase:
     """Show the state of a run as JSON."""
     run = await admit(await _access(request, run_id))
@@ -142,27 +169,56 @@ async def _frames(
         await items.aclose()
 
 
+async def _no_frames() -> AsyncIterator[bytes]:
+    """Be the body of a response that has none."""
+    return
+    yield
+
+
+def _check_server(request: HttpRequest) -> None:
+    """
+    Return if the server can stream.
+
+    Under WSGI a stream would hold one of few threads, and arrive as a whole when its run has ended.
+
+    Raises:
+        Refusal: it can't. By 501 an EventSource gives up; it would come back after 503.
+    """
+    if not isinstance(request, ASGIRequest):
+        raise Refusal(
+            501,
+            "needs_asgi",
+            "This server speaks WSGI, which can't stream. Serve the project's ASGI application, "
+            "by Daphne or Uvicorn; in tests use Django's AsyncClient.",
+        )
+
+
 async def _access(request: HttpRequest, run_id: str) -> Access:
-    user = await request.auser() if hasattr(request, "auser") else AnonymousUser()
     return Access(
-        user=user,
+        user=await user_of_request(request),
         run_id=run_id,
         run=await state_or_none(run_id),
-        token=_token(request),
+        # RFC 6750's way, for clients that send headers.
+        token=run_token(
+            request.GET.get("token"), bearer_token(request.META.get("HTTP_AUTHORIZATION", ""))
+        ),
         scope=getattr(request, "scope", {}),
     )
 
 
-def _token(request: HttpRequest) -> str | None:
-    """Return the run token, from the address or, for clients that send headers, RFC 6750's."""
-    scheme, _, credentials = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
-    bearer = credentials.strip() if scheme.lower() == "bearer" else None
-    return request.GET.get("token", bearer)
+def _without_content() -> HttpResponse:
+    response = HttpResponse(status=204)
+    del response["Content-Type"]
+    return _unstored(response)
 
 
 def _unstored(response: HttpResponse) -> HttpResponse:
-    """Keep caches from answering for us: what was true of a run may not be any more."""
-    response["Cache-Control"] = "no-store"
+    """
+    Keep caches from answering for us: what was true of a run may not be any more.
+
+    Django's own cache heeds ``no-store`` in new versions only.
+    """
+    response["Cache-Control"] = "private, no-store"
     return response
 
 

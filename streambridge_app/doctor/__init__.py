@@ -9,7 +9,17 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from . import clock, configuration, database, layer, postgresql, round_trip, server, sqlite
+from . import (
+    clock,
+    configuration,
+    database,
+    layer,
+    postgresql,
+    requests,
+    round_trip,
+    server,
+    sqlite,
+)
 from .check import Check, Visit, blocking
 from .findings import Found
 from .times import shown
@@ -97,5 +107,11 @@ CHECKS: Final = (
         "Is a transaction open that holds the log's tables? With POLL_INTERVAL above the "
         "timeout and no layer, give a longer --timeout.",
         needs=("settings", "migrations", "second process"),
+    ),
+    Check(
+        "requests",
+        requests.check_requests,
+        "Does middleware wait for something? Ask the server itself, and look at its log.",
+        needs=("routes", "round trip"),
     ),
 )

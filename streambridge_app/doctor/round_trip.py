@@ -41,7 +41,7 @@ async def check_round_trip(visit: Visit) -> Found:
         )
     run_id = f"{PREFIX}{uuid.uuid4().hex}"
     try:
-        await in_thread(_create, run_id)
+        await in_thread(create, run_id)
         times = await _exchange(bridge, run_id, visit)
     except BaseException:
         # The partner first: what it still publishes would make the run anew.
@@ -54,7 +54,7 @@ async def check_round_trip(visit: Visit) -> Found:
     return Found(f"{EVENTS} events and the end: {median_and_worst(times)}")
 
 
-def _create(run_id: str) -> None:
+def create(run_id: str) -> None:
     """Create the run with the deadline of its deletion, both or nothing."""
     bridge = get_sync_bridge()
     with log_connection() as connection, transaction.atomic(using=connection.alias):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any, Final
+from urllib.parse import unquote
 
 from django.conf import settings
-from django.urls import NoReverseMatch, resolve, reverse
+from django.urls import Resolver404, resolve
 from django.utils.module_loading import import_string
 
+from ..consumers import RunsConsumer
 from ..flow_control import is_controlled
 from ..views import stream
+from .addresses import Address, http_addresses, socket_addresses
 from .check import Visit, in_thread
+from .client import converse
 from .findings import FAIL, WARNING, Failed, Found, Problem
 from .times import shown
 
@@ -22,18 +25,19 @@ WEBSOCKET: Final = (
     'under "websocket" in its ProtocolTypeRouter'
 )
 SOCKET_PATH: Final = "/ws/runs/"
+RUN: Final = "RUN"
 
 
 def check_application() -> Found:
     """Import the application, as the server does."""
     started = time.perf_counter()
-    path, _ = _application()
+    path, _ = application_and_path()
     return Found(f"{path} imported in {shown(time.perf_counter() - started)}")
 
 
 def check_flow_control() -> Found:
     """Look at the application's outermost wrapper."""
-    path, application = _application()
+    path, application = application_and_path()
     if is_controlled(application):
         return Found("slow clients are waited for")
     problem = Problem(
@@ -47,27 +51,29 @@ def check_flow_control() -> Found:
 
 
 async def check_routes(visit: Visit) -> Found:
-    """Ask the URLconf for the stream of a run, and the application for its WebSocket."""
-    http = await in_thread(_http_route)
-    _, application = await in_thread(_application)
-    socket = await _socket_answers(application)
-    status = WARNING if http or socket else FAIL
+    """Look for the stream of a run in the URLconf, and for the WebSocket in the application."""
+    http, catcher = await in_thread(_http_route)
+    _, application = await in_thread(application_and_path)
+    socket, answers = await _socket_route(application)
+    status = WARNING if http or answers else FAIL
     problems = []
     if not http:
-        problems.append(Problem(status, "no HTTP route leads to a run's stream", f"Add {HTTP}."))
-    if not socket:
+        problems.append(
+            Problem(status, f"no HTTP route leads to a run's stream{catcher}", f"Add {HTTP}.")
+        )
+    if not answers:
         problems.append(
             Problem(
                 status,
-                f"no WebSocket of this app answers at {SOCKET_PATH}",
+                f"no WebSocket of this app answers at {socket}",
                 f"Add {WEBSOCKET}; unless the routes are elsewhere, or need another origin.",
             )
         )
-    found = [http] * bool(http) + [f"WebSocket {SOCKET_PATH}"] * socket
+    found = [http] * bool(http) + [f"WebSocket {socket}"] * answers
     return Found(", ".join(found), tuple(problems))
 
 
-def _application() -> tuple[str, Any]:
+def application_and_path() -> tuple[str, Any]:
     """Return the application and its dotted path."""
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path:
@@ -78,58 +84,37 @@ def _application() -> tuple[str, Any]:
     return path, import_string(path)
 
 
-def _http_route() -> str:
-    """Return the address of a run's stream, or nothing if there is none that leads to it."""
-    try:
-        address = reverse("streambridge:stream", kwargs={"run_id": "RUN"})
-    except NoReverseMatch:
-        return ""
-    # Another pattern may catch it before.
-    return address if resolve(address).func is stream else ""
+def _http_route() -> tuple[str, str]:
+    """Return the route of a run's stream; if there is none that leads to it, nothing and why."""
+    catcher = ""
+    for address in http_addresses(stream, RUN):
+        if not address.path:
+            return address.route, ""
+        try:
+            found = resolve(unquote(address.path)).func
+        except Resolver404:  # a guess that doesn't fit
+            return address.route, ""
+        if found is stream:
+            return address.path if not address.guessed else address.route, ""
+        catcher = f": another pattern catches {address.path} before"
+    return "", catcher
 
 
-async def _socket_answers(application: Any) -> bool:
+async def _socket_route(application: Any) -> tuple[str, bool]:
     """
-    Open a socket of many runs and say something wrong: this app's answer to that is known.
+    Return where the socket of many runs is, and whether it answers there.
 
-    Nothing but that tells what an ASGI application would do: its middleware hides the routes.
+    It is told something wrong: this app's answer to that is known. Nothing else tells what an ASGI
+    application would do: its middleware may hide the routes.
     """
-    received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    received.put_nowait({"type": "websocket.connect"})
-    received.put_nowait({"type": "websocket.receive", "text": ""})
-    answered = False
-
-    async def send(message: dict[str, Any]) -> None:
-        nonlocal answered
-        if "invalid_message" in (message.get("text") or ""):
-            answered = True
-        if message["type"] == "websocket.close" or answered:
-            received.put_nowait({"type": "websocket.disconnect", "code": 1000})
-
-    host = _host()
-    scope = {
-        "type": "websocket",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "scheme": "ws",
-        "path": SOCKET_PATH,
-        "raw_path": SOCKET_PATH.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"host", host.encode()), (b"origin", f"http://{host}".encode())],
-        "client": ("127.0.0.1", 0),
-        "server": (host, 80),
-        "subprotocols": [],
-        "extensions": {},
-    }
-    try:
-        await application(scope, received.get, send)
-    except ValueError:  # Channels' word for a path or a protocol without a route, and Django's
-        return False
-    return answered
-
-
-def _host() -> str:
-    """Return a host that the settings allow."""
-    host = next(iter(settings.ALLOWED_HOSTS), "localhost")
-    return "localhost" if host == "*" else f"doctor{host}" if host.startswith(".") else host
+    addresses = await in_thread(socket_addresses, application, RunsConsumer, RUN)
+    for address in addresses or [Address(SOCKET_PATH, SOCKET_PATH, guessed=False)]:
+        if not address.path:
+            return address.route, True
+        try:
+            texts = await converse(application, address.path, {}, ("",), "invalid_message")
+        except ValueError:  # no route, or no WebSockets at all
+            texts = []
+        if any("invalid_message" in text for text in texts):
+            return address.route, True
+    return (addresses[0].route if addresses else SOCKET_PATH), False

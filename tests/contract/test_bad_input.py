@@ -59,6 +59,8 @@ RUN_IDS = {
     "DEL": ("a\x7fb", "control characters"),
     "C1": ("a\x85b", "control characters"),
     "lone surrogate": ("\udfff", "UTF-8"),
+    "a dot segment": ("..", "browsers take that out of addresses"),
+    "another's address": ("x/stream", "its address would be that of another run"),
     "not text": (7, "must be a str, not int"),
 }
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from channels.auth import AuthMiddlewareStack
@@ -262,14 +263,11 @@ def otherwise_shaped() -> str:
     return signing.dumps({"run": RUN}, salt="streambridge_app.access.run_token")
 
 
+FOREIGN_TOKENS = ["", "nonsense", ":::", "\x00", "ünï", "x" * 4000, "eyJhbGci.eyJzdWIi.SflKxwRJ"]
+"""None of them has the form of a run token."""
+
 BAD_TOKENS = [
-    lambda: "",
-    lambda: "nonsense",
     lambda: "a:b:c",
-    lambda: ":::",
-    lambda: "\x00",
-    lambda: "ünï",
-    lambda: "x" * 4000,
     lambda: make_run_token(RUN)[:-1],
     lambda: make_run_token(RUN) + "x",
     lambda: make_run_token("another"),
@@ -304,6 +302,22 @@ async def test_bad_token(bad: Any) -> None:
 
 
 @pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize("token", FOREIGN_TOKENS)
+async def test_token_of_another_form_is_not_ours(token: str) -> None:
+    await get_bridge().publish(RUN, "step", 1)
+    assert not token_admits(token, RUN)
+    for status, content, _ in (await asked(AsyncClient(), RUN, {"token": token})).values():
+        assert (status, json.loads(content)["code"]) == (401, "not_authenticated")
+    for path, messages in sockets_of(RUN):
+        frames = await heard(
+            AsyncClient(),
+            path + ("&" if "?" in path else "?") + urlencode({"token": token}),
+            *messages,
+        )
+        assert frames[0]["code"] == "not_authenticated"
+
+
+@pytest.mark.usefixtures("memory")
 async def test_no_token_and_no_user() -> None:
     for status, content, headers in (await asked(AsyncClient(), RUN, {})).values():
         assert (status, json.loads(content)["code"]) == (401, "not_authenticated")
@@ -313,9 +327,41 @@ async def test_no_token_and_no_user() -> None:
 @pytest.mark.usefixtures("memory")
 async def test_token_in_a_header() -> None:
     await get_bridge().create_run(RUN)
-    for token, status in ((make_run_token(RUN), 200), (make_run_token("another"), 401)):
+    for token, status, code in (
+        (make_run_token(RUN), 200, None),
+        (make_run_token("another"), 401, "invalid_token"),
+        (stale(), 401, "invalid_token"),
+        *[(token, 401, "not_authenticated") for token in FOREIGN_TOKENS if token.isprintable()],
+    ):
         headers = {"Authorization": f"Bearer {token}"}
-        assert (await AsyncClient().get(f"/runs/{RUN}", headers=headers)).status_code == status
+        response = await AsyncClient().get(f"/runs/{RUN}", headers=headers)
+        assert (response.status_code, response.json().get("code")) == (status, code)
+
+
+@pytest.mark.usefixtures("memory")
+async def test_token_beside_one_of_the_projects_own() -> None:
+    await get_bridge().create_run(RUN)
+    ours, theirs = make_run_token(RUN), "eyJhbGci.eyJzdWIi.SflKxwRJ"
+    for query, header in ((ours, theirs), (theirs, ours)):
+        headers = {"Authorization": f"Bearer {header}"}
+        response = await AsyncClient().get(f"/runs/{RUN}", {"token": query}, headers=headers)
+        assert response.status_code == 200
+
+
+@pytest.mark.usefixtures("memory")
+async def test_token_in_the_header_of_a_socket() -> None:
+    await get_bridge().create_run(RUN)
+    for path, messages in sockets_of(RUN)[::2]:
+        communicator = WebsocketCommunicator(
+            URLRouter(websocket_urlpatterns),
+            path,
+            headers=[(b"authorization", f"bearer {make_run_token(RUN)}".encode())],
+        )
+        await communicator.connect(DEADLINE)
+        for message in messages[:1]:
+            await communicator.send_json_to(message)
+        assert (await communicator.receive_json_from(DEADLINE))["type"] == "subscribed"
+        await communicator.disconnect(timeout=DEADLINE)
 
 
 @pytest.mark.usefixtures("memory")

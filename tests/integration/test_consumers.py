@@ -689,7 +689,7 @@ async def test_run_ids_of_any_characters(runs_server: AsgiServer) -> None:
 @with_database
 @pytest.mark.usefixtures("default")
 async def test_refusal_over_the_wire(runs_server: AsgiServer) -> None:
-    async with connected(runs_server, path(token="nonsense")) as client:
+    async with connected(runs_server, path(token="a:b:c")) as client:
         assert json.loads(await client.recv())["code"] == "invalid_token"
         await client.wait_closed()
     assert client.close_code == 4401

@@ -33,6 +33,7 @@ PATIENT = ["--timeout", str(20 * TIMEOUT_SCALE)]
 CHECKS = [
     *["settings", "database", "migrations", "database settings", "clock", "second process"],
     *["channel layer", "server", "flow control", "routes", "round trip"],
+    "requests",
 ]
 COUNTS = (
     "SELECT (SELECT count(*) FROM streambridge_app_run), "
@@ -171,7 +172,7 @@ def test_the_core_layer(in_postgres: Deployment) -> None:
 def test_report_for_people(in_sqlite: Deployment) -> None:
     status, out, err = in_sqlite.run("streambridge_doctor", *PATIENT)
     assert status == 1
-    assert err == "CommandError: 1 of 11 checks failed.\n"
+    assert err == "CommandError: 1 of 12 checks failed.\n"
     lines = out.splitlines()
     assert max(map(len, lines)) <= 96
     assert [line[9:28].strip() for line in lines if not line.startswith(" ")] == CHECKS
@@ -251,7 +252,7 @@ def test_unmigrated_postgres(in_postgres: Deployment, own_postgres: PostgresServ
     report = in_postgres.examine()
     assert report.exit == 1
     assert report.of("fail") == ["migrations"]
-    assert report.of("skipped") == ["round trip"]
+    assert report.of("skipped") == ["round trip", "requests"]
     text, hint = report.problem("migrations")
     assert text.startswith("not applied: 0001_initial")
     assert hint == "Run manage.py migrate."
@@ -288,7 +289,9 @@ def test_postgres_stopped(in_postgres: Deployment, own_postgres: PostgresServer)
     report = in_postgres.examine()
     assert report.exit == 1
     assert report.of("fail") == ["database"]
-    assert report.of("skipped") == ["migrations", "database settings", "clock", "round trip"]
+    assert report.of("skipped") == [
+        *("migrations", "database settings", "clock", "round trip", "requests")
+    ]
     text, hint = report.problem("database")
     assert "OperationalError" in text
     assert hint.startswith("Start the database")
@@ -343,8 +346,9 @@ def test_application_that_cannot_be_imported(in_sqlite: Deployment) -> None:
     in_sqlite.settings("ASGI_APPLICATION = 'nowhere.application'")
     report = in_sqlite.examine()
     assert report.exit == 1
-    assert report.of("fail") == ["server"]
-    assert report.of("skipped") == ["flow control", "routes"]
+    assert report.of("fail") == ["settings", "server"]
+    assert report.of("skipped") == ["flow control", "routes", "round trip", "requests"]
+    assert "streambridge.E110" in report.problem("settings")[0]
     assert "No module named 'nowhere'" in report.problem("server")[0]
 
 
@@ -384,6 +388,118 @@ def test_no_routes_at_all(in_sqlite: Deployment) -> None:
     assert len(report.checks["routes"]["problems"]) == 2
 
 
+# requests
+
+
+def serve(deployment: Deployment, urls: str = "", middleware: str = "") -> None:
+    """Let the project have other patterns around the routes, or middleware of its own."""
+    deployment.migrate()
+    head = "from django.urls import include, path, re_path, register_converter\n"
+    (deployment.directory / "own_urls.py").write_text(f"{head}{urls}")
+    head = "from django.http import HttpResponseRedirect\n"
+    (deployment.directory / "own.py").write_text(f"{head}{middleware}")
+    code = "ROOT_URLCONF = 'own_urls'\n" if urls else ""
+    code += "MIDDLEWARE = [*MIDDLEWARE, 'own.middleware']\n" if middleware else ""
+    deployment.settings(code)
+
+
+def test_requests_go_the_whole_way(in_sqlite: Deployment) -> None:
+    in_sqlite.migrate()
+    in_sqlite.settings(
+        "DATABASES['default']['ATOMIC_REQUESTS'] = True\n"
+        "SECURE_SSL_REDIRECT = True; DEBUG = False; FORCE_SCRIPT_NAME = '/app'\n"
+        "MIDDLEWARE = ['django.middleware.gzip.GZipMiddleware', *MIDDLEWARE]"
+    )
+    report = in_sqlite.examine()
+    assert report.exit == 0
+    assert report.checks["requests"]["text"] == (
+        "GET /runs/<run_id:run_id>/stream 200, GET /runs/<run_id:run_id> 200, "
+        "POST /runs/<run_id:run_id>/cancel 403, WebSocket /ws/runs/<run_id:run_id>/ follows"
+    )
+    assert in_sqlite.rows() == (0, 0)
+
+
+def test_middleware_that_fails(in_sqlite: Deployment) -> None:
+    code = "def middleware(get_response):\n"
+    code += " def call(request): raise LookupError('in the way')\n"
+    code += " return call"
+    serve(in_sqlite, middleware=code)
+    report = in_sqlite.examine()
+    assert report.exit == 1
+    assert report.of("fail") == ["requests"]
+    problems = report.checks["requests"]["problems"]
+    assert len(problems) == 3
+    expected = "GET /runs/<run_id:run_id>/stream is answered by 500 (LookupError: in the way)"
+    assert problems[0]["text"] == expected
+    assert in_sqlite.rows() == (0, 0)
+
+
+def test_middleware_that_redirects(in_sqlite: Deployment) -> None:
+    code = "def middleware(get_response):\n"
+    code += " return lambda request: HttpResponseRedirect('/welcome?to=here')"
+    serve(in_sqlite, middleware=code)
+    report = in_sqlite.examine()
+    assert report.of("fail") == ["requests"]
+    problems = report.checks["requests"]["problems"]
+    assert "is answered by 302 to /welcome (" in problems[0]["text"]
+
+
+def test_routes_below_captured_parts(in_sqlite: Deployment) -> None:
+    code = "urlpatterns = [path('<slug:tenant>/<int:year>/', include('streambridge_app.urls'))]"
+    serve(in_sqlite, code)
+    report = in_sqlite.examine()
+    assert report.exit == 0
+    route = "/<slug:tenant>/<int:year>/runs/<run_id:run_id>"
+    assert f"GET {route}/stream 200, GET {route} 200" in report.checks["requests"]["text"]
+    assert report.checks["routes"]["status"] == "ok"
+
+
+def test_routes_below_a_part_that_nobody_knows(in_sqlite: Deployment) -> None:
+    code = "urlpatterns = [re_path(r'^(?P<tenant>t[0-9]+)/', include('streambridge_app.urls'))]"
+    serve(in_sqlite, code)
+    report = in_sqlite.examine()
+    assert report.exit == 0
+    text = report.checks["requests"]["text"]
+    assert "/stream not asked: no value is known for a part of it" in text
+    assert report.checks["routes"]["status"] == "ok"
+
+
+def test_guess_that_does_not_fit(in_sqlite: Deployment) -> None:
+    urls = "urlpatterns = [path('<slug:tenant>/', include('streambridge_app.urls'))]"
+    code = "from django.http import Http404\n"
+    code += "def middleware(get_response):\n"
+    code += " def call(request): raise Http404('no such tenant')\n"
+    code += " return call"
+    serve(in_sqlite, urls, code)
+    report = in_sqlite.examine()
+    assert report.exit == 0
+    assert report.of("warning") == ["requests"]
+    problems = report.checks["requests"]["problems"]
+    assert "asked as /doctor/runs/streambridge-doctor-" in problems[0]["text"]
+
+
+def test_sockets_below_a_captured_part(in_sqlite: Deployment) -> None:
+    in_sqlite.migrate()
+    asgi = "from django.core.asgi import get_asgi_application\n"
+    asgi += "http = get_asgi_application()\n"
+    asgi += "from channels.auth import AuthMiddlewareStack\n"
+    asgi += "from channels.routing import ProtocolTypeRouter, URLRouter\n"
+    asgi += "from django.urls import path\n"
+    asgi += "from streambridge_app.flow_control import flow_control\n"
+    asgi += "from streambridge_app.routing import checked_origin, websocket_urlpatterns\n"
+    asgi += "ours = URLRouter(websocket_urlpatterns)\n"
+    asgi += "routes = URLRouter([path('t/<slug:tenant>/', ours)])\n"
+    asgi += "sockets = checked_origin(AuthMiddlewareStack(routes))\n"
+    asgi += "application = flow_control(ProtocolTypeRouter({'http': http, 'websocket': sockets}))"
+    (in_sqlite.directory / "below.py").write_text(asgi)
+    in_sqlite.settings("ASGI_APPLICATION = 'below.application'")
+    report = in_sqlite.examine()
+    assert report.of("ok") == CHECKS
+    assert "WebSocket /t/<slug:tenant>/ws/runs/" in report.checks["routes"]["text"]
+    route = "/t/<slug:tenant>/ws/runs/<run_id:run_id>/"
+    assert f"WebSocket {route} follows" in report.checks["requests"]["text"]
+
+
 # the settings and the second process
 
 
@@ -393,7 +509,7 @@ def test_wrong_setting(in_sqlite: Deployment) -> None:
     report = in_sqlite.examine()
     assert report.exit == 1
     assert report.of("fail") == ["settings"]
-    assert report.of("skipped") == ["round trip"]
+    assert report.of("skipped") == ["round trip", "requests"]
     assert "streambridge.E008" in report.problem("settings")[0]
 
 
@@ -403,7 +519,7 @@ def test_second_process_that_does_not_start(in_sqlite: Deployment) -> None:
     report = in_sqlite.examine()
     assert report.exit == 1
     assert report.of("fail") == ["second process"]
-    assert report.of("skipped") == ["channel layer", "round trip"]
+    assert report.of("skipped") == ["channel layer", "round trip", "requests"]
     assert "LookupError: not twice" in report.problem("second process")[0]
 
 

@@ -381,7 +381,8 @@ async def test_who_was_away_when_the_run_ended_hears_of_it_and_then_gets_204(
     ):
         response = await client.get(**parameters)
         assert (response.status_code, response.content) == (204, b"")
-        assert response["Cache-Control"] == "no-store"
+        assert response["Cache-Control"] == "private, no-store"
+        assert "Content-Type" not in response
 
 
 async def test_no_204_before_the_end_or_elsewhere(client: AsyncClient) -> None:
@@ -417,7 +418,7 @@ async def test_state(client: AsyncClient) -> None:
     run = await bridge.get_run(RUN)
     response = await client.get(url("run"))
     assert response["Content-Type"] == "application/json"
-    assert response["Cache-Control"] == "no-store"
+    assert response["Cache-Control"] == "private, no-store"
     assert response.json() == {
         "run_id": RUN,
         "status": "running",
@@ -487,7 +488,7 @@ async def test_cancel_needs_the_csrf_token(settings: Settings, use_sessions: boo
     client = AsyncClient(enforce_csrf_checks=True)
     response = await client.post(url("cancel"))
     assert (response.status_code, response.json()["code"]) == (403, "csrf_failed")
-    assert response["Cache-Control"] == "no-store"
+    assert response["Cache-Control"] == "private, no-store"
     assert (await get_bridge().get_run(RUN)).cancel_requested is False
 
     secret = "s" * 32
@@ -513,13 +514,15 @@ async def test_cancel_from_another_site() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "allowed"), [("stream", "GET"), ("run", "GET"), ("cancel", "POST")]
+    ("name", "allowed"), [("stream", "GET, HEAD"), ("run", "GET, HEAD"), ("cancel", "POST")]
 )
 async def test_other_methods(name: str, allowed: str) -> None:
     client = AsyncClient(enforce_csrf_checks=True)
-    for method in {"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"} - {allowed}:
+    for method in {"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"} - {
+        *allowed.split(", ")
+    }:
         response = await client.generic(method, url(name))
-        expected = body(405, "method_not_allowed", f"Use {allowed} here.")
+        expected = body(405, "method_not_allowed", f"Use {allowed.split(', ')[0]} here.")
         if method == "HEAD":
             expected = 405, b""
         assert (response.status_code, response.content) == expected
@@ -536,7 +539,10 @@ async def test_bad_cursor(cursor: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["stream", "run", "cancel"])
-@pytest.mark.parametrize("run_id", ["x" * 201, "bell\x07", "nul\x00", "\x85", "line\nfeed"])
+@pytest.mark.parametrize(
+    "run_id",
+    ["x" * 201, "bell\x07", "nul\x00", "\x85", "line\nfeed", "..", "x//"],
+)
 async def test_bad_run_id(name: str, run_id: str) -> None:
     client = AsyncClient()
     method = client.post if name == "cancel" else client.get
@@ -678,9 +684,8 @@ ODD_IDS = [
     "%2F",
     "a?b=c&d#e",
     "a+b",
-    "..",
     "a//b",
-    "/",
+    "//a",
     "'\"<&>;",
 ]
 

@@ -41,7 +41,7 @@ LAYERS = {
         *["groups", "announce", "membership", "pages", "followed", "polling", "hub"],
         *["slots", "writer", "pipeline", "pipelined", "transactional", "leases"],
         *["backends.memory", "backends.channel_layer", "access", "streams", "flow_control"],
-        *["streaming", "shutdown", "sweeper"],
+        *["streaming", "shutdown", "sweeper", "users"],
     ],
     5: [
         *["", "admin", "apps", "checks", "consumers", "converters", "routing", "tasks"],
@@ -52,9 +52,23 @@ LAYERS = {
             f"management.commands.streambridge_{name}"
             for name in ("doctor", "prune", "publish", "tail")
         ],
-        *["doctor", "doctor.check", "doctor.clock", "doctor.configuration", "doctor.database"],
+        *[
+            "doctor",
+            "doctor.addresses",
+            "doctor.check",
+            "doctor.client",
+            "doctor.clock",
+            "doctor.configuration",
+            "doctor.database",
+        ],
         *["doctor.examination", "doctor.findings", "doctor.layer", "doctor.partner"],
-        *["doctor.passwords", "doctor.postgresql", "doctor.round_trip", "doctor.server"],
+        *[
+            "doctor.passwords",
+            "doctor.postgresql",
+            "doctor.requests",
+            "doctor.round_trip",
+            "doctor.server",
+        ],
         *["doctor.sqlite", "doctor.times"],
     ],
     6: ["contrib", "contrib.celery", "contrib.enqueue", "contrib.tasks"],
@@ -88,7 +102,17 @@ TESTED_BY = {
     "doctor": "integration/test_doctor.py",
     **{
         f"doctor.{name}": "integration/test_doctor.py"
-        for name in ("configuration", "database", "layer", "partner", "round_trip", "server")
+        for name in (
+            "addresses",
+            "client",
+            "configuration",
+            "database",
+            "layer",
+            "partner",
+            "requests",
+            "round_trip",
+            "server",
+        )
     },
     "doctor.check": "unit/test_examination.py",
     "doctor.findings": "unit/test_examination.py",
@@ -119,6 +143,7 @@ TESTED_BY = {
     "tasks": "acceptance/test_celery.py",
     "transactional": "contract/test_transactions.py",
     "urls": "integration/test_views.py",
+    "users": "integration/test_access.py",
     "slots": "integration/test_writer.py",
     "writer": "integration/test_writer.py",
     "writes": "contract/test_order.py",

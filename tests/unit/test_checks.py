@@ -8,11 +8,15 @@ from typing import Any
 import django
 import pytest
 from django.core.checks import CheckMessage, run_checks
+from django.core.handlers.wsgi import WSGIHandler
 from django.db import connections
 from pytest_django import Settings
 
 from streambridge_app import checks
 from streambridge_app.conf import OPTIONS
+
+not_callable = "text"
+wsgi = WSGIHandler()
 
 WRONG_VALUES: dict[str, Any] = {
     "BACKEND": 1,
@@ -176,7 +180,7 @@ def test_w001_in_memory_layer(settings: Settings) -> None:
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
     the_only("W001")
     settings.DEBUG = True
-    assert found() == []
+    assert "streambridge.W001" not in [message.id for message in found()]
 
 
 @pytest.mark.parametrize(
@@ -220,3 +224,35 @@ def test_w005_no_asgi_application(settings: Settings) -> None:
 def test_w006_no_channel_layer(settings: Settings) -> None:
     settings.CHANNEL_LAYERS = {}
     the_only("W006")
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("nonesuch.asgi.application", "ModuleNotFoundError: No module named 'nonesuch'"),
+        ("project.asgi.nonesuch", "ImportError"),
+        ("project", "ImportError"),
+        (f"{__name__}.not_callable", "is no ASGI application but 'text'"),
+        (f"{__name__}.wsgi", "is no ASGI application but <django.core.handlers.wsgi.WSGIHandler"),
+    ],
+)
+def test_e110_application_that_cannot_be_served(
+    path: str, complaint: str, settings: Settings
+) -> None:
+    settings.ASGI_APPLICATION = path
+    message = the_only("E110")
+    assert repr(path) in message.msg
+    assert complaint in message.msg
+
+
+def test_w010_runserver_without_daphne(settings: Settings) -> None:
+    settings.DEBUG = True
+    assert "'daphne' first" in str(the_only("W010").hint)
+    settings.DEBUG = False
+    assert found() == []
+
+
+def test_w010_runserver_of_daphne(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.DEBUG = True
+    monkeypatch.setattr(checks, "get_commands", lambda: {"runserver": "daphne"})
+    assert found() == []

@@ -42,7 +42,9 @@ def test_a_long_value_is_cut_in_the_message():
 # Run ids
 
 
-@pytest.mark.parametrize("run_id", ["a", "a" * 200, "ü🎉", " ", "a/b", "..", "__a__", "\u2028"])
+@pytest.mark.parametrize(
+    "run_id", ["a", "a" * 200, "ü🎉", " ", "a/b", "...", "../a", "stream", "__a__", "\u2028"]
+)
 def test_a_run_id_may_be_any_printable_text(run_id):
     assert check_run_id(run_id) == run_id
 
@@ -53,6 +55,13 @@ def test_a_run_id_may_be_any_printable_text(run_id):
 def test_a_run_id_must_be_printable_text(run_id):
     with pytest.raises(InvalidRunId):
         check_run_id(run_id)
+
+
+@pytest.mark.parametrize("run_id", [".", "..", "/", "a/", "a/stream", "a/b/cancel", "/stream"])
+def test_a_run_id_must_have_an_address_of_its_own(run_id):
+    with pytest.raises(InvalidRunId, match="address") as caught:
+        check_run_id(run_id)
+    assert repr(run_id) in str(caught.value)
 
 
 # Keys
