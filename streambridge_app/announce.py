@@ -8,6 +8,7 @@ costs a publisher nothing. Small commits travel inside it, which saves the serve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import logging
@@ -19,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from channels.layers import BaseChannelLayer, InMemoryChannelLayer
 
 from . import background
+from .exceptions import BridgeClosed
 from .groups import group_send_all
 from .redis_pubsub import Message, Publisher, Refused, address_of
 from .runs import RUNNING
@@ -118,6 +120,7 @@ class Announcer:
         self._sender: asyncio.AbstractEventLoop | None = None
         """The loop that was asked to send what waits, until nothing waits."""
         self._warned_at = float("-inf")
+        self._closed = False
 
     def prepare(self) -> None:
         """Connect, without waiting for it: the first news is about to come."""
@@ -138,10 +141,21 @@ class Announcer:
     async def close(self) -> None:
         """Wait until what was announced before is sent, or given up. On the loop of the layer."""
         if self._publisher is not None:
-            try:
-                await asyncio.to_thread(self._publisher.close)
-            except RuntimeError:  # the interpreter is ending: nobody else needs this loop
-                self._publisher.close()
+            await background.in_thread(self._publisher.close)
+        await self._all_sent()
+
+    def shut(self) -> None:
+        """Do the same on a thread without a loop, for so long at most; and announce no more."""
+        if self._publisher is not None:
+            self._publisher.close()
+        self._closed = True
+        sender = self._sender
+        if sender is None or sender.is_closed() or is_process_local(self._layer):
+            return
+        with contextlib.suppress(TimeoutError, BridgeClosed):
+            background.submit(self._all_sent()).result(SEND_DEADLINE)
+
+    async def _all_sent(self) -> None:
         while self._sender is not None:
             sending = self._sending
             if sending is None:
@@ -201,8 +215,11 @@ class Announcer:
     # By the layer's own methods
 
     def _send_on_loop(self, news: Iterable[News]) -> None:
-        loop = self._loop()
-        if loop is None:
+        try:
+            loop = self._loop()
+        except BridgeClosed:  # the interpreter is ending: clients get the events by polling
+            return
+        if loop is None or self._closed:
             return
         self._hold(news)
         with self._lock:

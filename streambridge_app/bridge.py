@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from . import background
 from .arguments import check_delay
 from .cursor import Cursor
 from .events import END_SENTINEL, HEARTBEAT_SENTINEL, StreamEvent, check_run_id
@@ -37,6 +38,9 @@ class StreamBridge(abc.ABC):
 
     sync_class: type[SyncStreamBridge] | None = None
     """What ``get_sync_bridge()`` makes of it; None: :class:`SyncStreamBridge`."""
+
+    closed: bool = False
+    """Whether it was closed; a backend says so as the first thing that :meth:`close` does."""
 
     @abc.abstractmethod
     async def create_run(
@@ -224,7 +228,16 @@ class StreamBridge(abc.ABC):
         return Producer(self, run_id, take_over=take_over, raise_on_cancel=raise_on_cancel)
 
     async def close(self) -> None:  # noqa: B027 - a backend without resources needs none
-        """Release threads and connections, after what was accepted is written, or can't be."""
+        """
+        Release threads and connections, after what was accepted is written, or can't be.
+
+        From then on ``get_bridge()`` gives another bridge, and whoever holds this one gets
+        BridgeClosed.
+        """
+
+    def shut(self) -> None:
+        """Do the same on this thread, which runs no event loop. A backend may know a better way."""
+        background.run(self.close())
 
 
 class Producer:

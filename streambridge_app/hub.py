@@ -16,7 +16,7 @@ from typing import Any
 
 from channels.layers import BaseChannelLayer
 
-from . import reading
+from . import background, reading
 from .announce import News, is_process_local
 from .bridge import closed
 from .exceptions import BridgeClosed, LogUnavailable
@@ -84,6 +84,9 @@ class Hub:
         )
         duties = (self._poller.run(), self._sweep(), self._keep_watch())
         self._tasks = [asyncio.ensure_future(duty) for duty in duties]
+        for task in self._tasks:
+            task.add_done_callback(self._duty_ended)
+        background.hold(self)
         tune()
 
     # Clients
@@ -177,20 +180,47 @@ class Hub:
                 if not isinstance(error, LogUnavailable):
                     logger.exception("Looking for runs that were left failed.")
 
+    @property
+    def closed(self) -> bool:
+        """Whether it looks no more: after :meth:`close`, or as its loop has ended."""
+        return self._closed
+
     def check_open(self) -> None:
-        """Raise BridgeClosed after :meth:`close`."""
+        """Raise BridgeClosed once it is closed."""
         if self._closed:
             raise closed()
 
     async def close(self) -> None:
         """Stop looking, leave the groups, and let nobody wait for ever: BridgeClosed for all."""
-        self._closed = True
-        for task in self._tasks:
-            task.cancel()
+        self._stop()
         await asyncio.wait(self._tasks)
-        self._poller.close()
-        for followed in self._runs.values():
-            followed.wake()
+        self._let_go()
         if self._membership is not None:
             await self._membership.close()
         await self.pages.close()
+        background.release(self)
+
+    def _duty_ended(self, task: asyncio.Task[None]) -> None:
+        """
+        End with the first duty that ends although nobody closes us.
+
+        A loop that ends cancels all its tasks, and so does a test between two of its tests: clients
+        that came to the same loop later would wait for looks that nobody takes.
+        """
+        if self._closed:
+            return
+        self._stop()
+        self._let_go()
+        if self._membership is not None:
+            self._membership.stop()
+        background.release(self)
+
+    def _stop(self) -> None:
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+
+    def _let_go(self) -> None:
+        self._poller.close()
+        for followed in self._runs.values():
+            followed.wake()

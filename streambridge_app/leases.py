@@ -11,6 +11,7 @@ to renew them: after an outage, all of them look dead.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Collection, Sequence
@@ -19,8 +20,9 @@ from typing import Final
 from django.db import connections
 
 from . import liveness
-from .exceptions import BridgeClosed, LogUnavailable
-from .log_threads import LogThreads, guarded
+from .bridge import closed
+from .exceptions import LogUnavailable
+from .log_threads import check_process, guarded, own_connection
 from .pipeline import Pipeline
 from .writes import Written
 
@@ -43,8 +45,8 @@ class Keeper:
     """
     Looks at the runs of all open handles of a process, and renews the leases that are due.
 
-    Its thread works while a handle is open. A handle that was forgotten with its block open is
-    not kept: its run ends as lost.
+    Its thread works while a handle is open, and keeps no process from ending. A handle that was
+    forgotten with its block open is not kept: its run ends as lost.
     """
 
     def __init__(self, using: str, lease: float | None) -> None:
@@ -52,7 +54,8 @@ class Keeper:
         self._interval = (
             LOOK_INTERVAL if lease is None else min(LOOK_INTERVAL, lease / LOOKS_PER_LEASE)
         )
-        self._threads = LogThreads(using, threads=1, name="keep")
+        self._process = os.getpid()
+        self._thread: threading.Thread | None = None
         self._held: weakref.WeakSet[Pipeline] = weakref.WeakSet()
         self._lock = threading.RLock()  # a signal's handler may open a handle
         self._keeping = False
@@ -65,18 +68,22 @@ class Keeper:
         Raises:
             BridgeClosed: after :meth:`close`, or in a child process.
         """
-        self._threads.check_process()  # before the lock, which a fork may have caught held
+        check_process(self._process)  # before the lock, which a fork may have caught held
         with self._lock:
+            if self._closing.is_set():
+                raise closed()
             if not self._keeping:
-                self._threads.start(self._keep)  # it looks after its connection itself
+                # No executor's: the interpreter would wait at its end for a handle left open.
+                self._thread = threading.Thread(
+                    target=self._keep, name="streambridge-keep", daemon=True
+                )
+                self._thread.start()
                 self._keeping = True
             self._held.add(pipeline)
 
     def release(self, pipeline: Pipeline) -> None:
         """Keep it no more. Does nothing in a child process, which keeps none."""
-        try:
-            self._threads.check_process()
-        except BridgeClosed:
+        if self._process != os.getpid():
             return
         with self._lock:
             self._held.discard(pipeline)
@@ -84,15 +91,22 @@ class Keeper:
     def close(self) -> None:
         """End the thread; the leases go on to their end."""
         self._closing.set()
-        self._threads.close()
+        if self._thread is not None:
+            self._thread.join()
 
     def _keep(self) -> None:
+        connections[self._using] = own_connection(self._using)
+        try:
+            self._look_again()
+        finally:
+            connections[self._using].close()
+
+    def _look_again(self) -> None:
         while not self._closing.wait(self._interval):
             with self._lock:
                 held = list(self._held)
                 if not held:
                     self._keeping = False
-                    connections[self._using].close()
                     return
             try:
                 guarded(self._using, self._look, held)

@@ -82,28 +82,44 @@ class LogThreads:
         except RuntimeError as error:
             if "shutdown" not in str(error):  # there is no thread to be had
                 raise
+            if "interpreter" in str(error):
+                raise BridgeClosed("The interpreter is ending: it takes no new thread.") from error
             raise closed() from error
 
     def check_process(self) -> None:
         """Raise BridgeClosed in a child process: it has none of the parent's threads."""
-        if os.getpid() != self._process:  # not counted at forks: uWSGI does not tell of its own
-            raise BridgeClosed(
-                "This bridge was made before a fork. Call get_bridge() or get_sync_bridge() "
-                "in each process."
-            )
+        check_process(self._process)
 
     def close(self) -> None:
         """Wait for what is under way, end the threads and close their connections."""
+        if os.getpid() != self._process:
+            return  # to close the parent's connections would end its sessions
         self._executor.shutdown(wait=True)
-        for connection in self._connections:
-            connection.close()
-        self._connections.clear()
+        with contextlib.suppress(IndexError):  # another thread may be closing it as well
+            while True:
+                _close(self._connections.pop())
 
     def _connect(self) -> None:
         own = own_connection(self.using)
         own.inc_thread_sharing()  # close() is called from another thread
         connections[self.using] = own
         self._connections.append(own)
+
+
+def check_process(process: int) -> None:
+    """Raise BridgeClosed in another process than that of which this is the id."""
+    if os.getpid() != process:  # not counted at forks: uWSGI does not tell of its own
+        raise BridgeClosed(
+            "This bridge was made before a fork. Call get_bridge() or get_sync_bridge() "
+            "in each process."
+        )
+
+
+def _close(connection: BaseDatabaseWrapper) -> None:
+    driver = connection.connection
+    connection.close()
+    if connection.connection is not None:  # Django leaves a database in memory open, for others
+        driver.close()
 
 
 def own_connection(using: str) -> BaseDatabaseWrapper:

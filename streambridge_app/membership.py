@@ -76,8 +76,12 @@ class Membership:
 
     async def close(self) -> None:
         """Leave all groups, as far as the layer answers."""
-        self._task.cancel()
+        self.stop()
         await asyncio.wait((self._task,))
+
+    def stop(self) -> None:
+        """Do the same without waiting for it."""
+        self._task.cancel()
 
     async def _keep(self) -> None:
         while True:

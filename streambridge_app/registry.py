@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
-import contextlib
 import os
+import sys
 import threading
+from functools import partial
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from . import background
 from .bridge import StreamBridge
+from .closing import close_within
 from .conf import NAME, streambridge_settings
+from .database_creation import before_test_databases
 from .sync import SyncStreamBridge
 
 EXIT_DEADLINE: Final = 5.0
-"""Seconds for which the end of the process waits for what was accepted."""
+"""Seconds for which the end of the process, or of a test, waits for what was accepted."""
+
+FORKS_UNTOLD: Final = "uwsgi" in sys.modules
+"""Whether Python may not learn of a fork. To ask for the process takes longer than all the rest."""
 
 _lock = threading.RLock()  # a signal's handler may ask for the bridge in the middle of that
 _bridge: StreamBridge | None = None
-_closing: set[asyncio.Task[None]] = set()
+_process = 0
+_inherited: list[StreamBridge] = []
+"""
+The bridges of parent processes, whose threads and connections are not ours.
+
+They are kept, for to collect them as garbage would close what is the parent's: SQLite, for one,
+would wait for a lock that a thread of the parent had at the fork.
+"""
 
 
 def get_bridge() -> StreamBridge:
     """
     Return the bridge that ``STREAMBRIDGE["BACKEND"]`` names, one per process.
 
+    After it was closed, and in a forked process, it is a new one.
+
     Raises:
         ImproperlyConfigured: the setting doesn't name a bridge class.
     """
-    global _bridge
+    bridge = _bridge
+    if bridge is None or bridge.closed or (FORKS_UNTOLD and _process != os.getpid()):
+        return _renewed()
+    return bridge
+
+
+def _renewed() -> StreamBridge:
+    global _bridge, _process
     with _lock:
-        if _bridge is None:
-            _bridge = _make(streambridge_settings.BACKEND)
+        if _process != os.getpid():
+            _leave_to_parent()
+        if _bridge is None or _bridge.closed:
+            before_test_databases(partial(reset, block=True))
+            made = _make(streambridge_settings.BACKEND)
+            if _bridge is None or _bridge.closed:  # or a signal's handler came first
+                _bridge = made
         return _bridge
 
 
@@ -51,23 +76,18 @@ def get_sync_bridge() -> SyncStreamBridge:
     return (bridge.sync_class or SyncStreamBridge)(bridge)
 
 
-def reset() -> None:
-    """Close the bridge; the next use makes a new one, from the settings as they are then."""
+def reset(*, block: bool = False) -> None:
+    """
+    Close the bridge; the next use makes a new one, from the settings as they are then.
+
+    Args:
+        block: wait for the end on a running event loop as well, whose own part is left to it.
+    """
     global _bridge
     with _lock:
         bridge, _bridge = _bridge, None
-    if bridge is None:
-        return
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        with contextlib.suppress(TimeoutError):
-            background.submit(bridge.close()).result(EXIT_DEADLINE)
-    else:
-        # Waiting here would keep the loop from closing its own part.
-        task = loop.create_task(bridge.close())
-        _closing.add(task)
-        task.add_done_callback(_closing.discard)
+    if bridge is not None:
+        close_within(bridge, EXIT_DEADLINE, block=block)
 
 
 def _make(path: str) -> StreamBridge:
@@ -85,11 +105,17 @@ def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
         reset()
 
 
+def _leave_to_parent() -> None:
+    global _bridge, _process
+    if _bridge is not None:
+        _inherited.append(_bridge)
+    _bridge, _process = None, os.getpid()
+
+
 def _forget_after_fork() -> None:
-    """Leave the bridge to the parent: its threads and connections are not in this process."""
-    global _bridge, _lock
+    global _lock
     _lock = threading.RLock()
-    _bridge = None
+    _leave_to_parent()
 
 
 setting_changed.connect(_on_setting_changed)

@@ -13,10 +13,10 @@ an end, ``status``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, Final
 
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 from django.dispatch import Signal
 
 from .models import Run
@@ -32,6 +32,9 @@ run_ended = Signal()
 run_lost = Signal()
 """A run has ended because its producer's lease had expired; sent after :data:`run_ended`."""
 
+TELLING_DEADLINE: Final = 5.0
+"""Seconds for which closing waits for receivers: one of them may wait for the closing."""
+
 News = list[tuple[Signal, dict[str, Any]]]
 
 
@@ -45,20 +48,30 @@ class SignalThread:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="streambridge-signals")
+        self._used = False
 
     def send(self, written: Sequence[Written]) -> None:
         """Tell the receivers what was committed, soon."""
         news = _news(written)
         if not news:
             return
+        self._used = True
         try:
             self._executor.submit(_send_as_a_request, news)
         except RuntimeError:  # the interpreter is ending, and takes no new thread
             _send(news)
 
     def close(self) -> None:
-        """Wait until all has been told."""
-        self._executor.shutdown(wait=True)
+        """Wait until all has been told, and close the connections that receivers have opened."""
+        if not self._used:
+            self._executor.shutdown()
+            return
+        try:
+            told = self._executor.submit(connections.close_all)
+        except RuntimeError:  # closed before, or the interpreter is ending and has joined it
+            return
+        wait((told,), TELLING_DEADLINE)
+        self._executor.shutdown(wait=told.done())
 
 
 def _news(written: Sequence[Written]) -> News:

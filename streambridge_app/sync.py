@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from . import background
+from . import background, closing
 from .bridge import Producer, StreamBridge
 from .events import StreamEvent
 from .runs import SUCCESS, RunState
@@ -101,7 +101,8 @@ class SyncStreamBridge:
 
     def close(self) -> None:
         """Close the bridge, for async users as well: see :meth:`StreamBridge.close`."""
-        background.run(self._bridge.close())
+        background.check_thread()
+        closing.close(self._bridge)
 
 
 class SyncProducer:
@@ -149,7 +150,8 @@ def _blocking(events: Any) -> Iterator[StreamEvent]:
             except StopAsyncIteration:
                 return
     finally:
-        if not sys.is_finalizing():  # or no thread runs any more, and nothing would come of it
-            closing = background.submit(events.aclose())
+        # When no thread runs any more, or the loop was let go, nothing would come of it.
+        if not sys.is_finalizing() and background.is_running():
+            ending = background.submit(events.aclose())
             if not background.is_current_thread():  # a garbage collection may run anywhere
-                closing.result()
+                ending.result()

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
 from channels.layers import get_channel_layer
@@ -20,7 +22,7 @@ from django.db import connections
 from django.utils import timezone
 
 from .. import background, log, retention
-from ..announce import SEND_DEADLINE, Announcer, is_process_local
+from ..announce import Announcer, is_process_local
 from ..arguments import (
     check_delay,
     check_keep,
@@ -28,6 +30,7 @@ from ..arguments import (
     milliseconds,
 )
 from ..bridge import StreamBridge, closed
+from ..closing import shut
 from ..conf import NAME, streambridge_settings
 from ..cursor import Cursor
 from ..event_data import encode_data
@@ -48,6 +51,12 @@ from ..slots import Publication
 from ..transactional import TransactionalBridge
 from ..writer import Writer
 from ..writes import Written
+
+HUB_DEADLINE: Final = 2.0
+"""Seconds for which closing waits for the part of an event loop, which may be busy or stopped."""
+
+HUB_LOOK: Final = 0.05
+"""Seconds after which it looks whether that loop still runs."""
 
 CLAIM_PAUSE: Final = 0.2
 """Seconds between two attempts to claim a run while the log can't be reached."""
@@ -93,10 +102,10 @@ class ChannelLayerBridge(StreamBridge):
             tail_events=settings.TAIL_EVENTS,
             tail_bytes=settings.TAIL_BYTES,
         )
+        self._process = os.getpid()
         self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
         self._hubs_lock = threading.Lock()
         self._local_hub_loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
 
     async def create_run(
         self,
@@ -236,7 +245,7 @@ class ChannelLayerBridge(StreamBridge):
     def check_open(self) -> None:
         """Raise BridgeClosed after :meth:`close`, and in a process forked from ours."""
         self._readers.check_process()
-        if self._closed:
+        if self.closed:
             raise closed()
 
     def committed(self, written: Sequence[Written]) -> None:
@@ -245,41 +254,43 @@ class ChannelLayerBridge(StreamBridge):
         self._signals.send(written)
 
     async def close(self) -> None:
-        self._closed = True
-        # Not on this loop's time: the writer first writes all that it has accepted.
-        await background.in_thread(self.writer.close)
-        await background.in_thread(self.keeper.close)
-        await self._close_announcer()
-        with self._hubs_lock:
-            hubs, self._hubs = self._hubs, {}
-        here = asyncio.get_running_loop()
-        for loop, hub in hubs.items():
-            if loop is here:
-                await hub.close()
-            elif loop.is_running():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(hub.close(), loop))
-        await background.in_thread(self._readers.close)
-        await background.in_thread(self._poller.close)
-        await background.in_thread(self._sweeper.close)
-        await background.in_thread(self._watcher.close)
-        await background.in_thread(self._signals.close)
+        self.closed = True
+        await background.in_thread(partial(shut, self))
 
-    async def _close_announcer(self) -> None:
-        if self._layer is None or is_process_local(self._layer):
-            return
-        closing = background.submit(self.announcer.close())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SEND_DEADLINE):
-                await asyncio.wrap_future(closing)
+    def shut(self) -> None:
+        self.closed = True
+        if self._process != os.getpid():
+            return  # threads and connections are the parent's
+        # Each step may be taken again, by another thread at the same time.
+        self.writer.close()  # it first writes all that it has accepted
+        self.keeper.close()
+        self.announcer.shut()
+        self._close_hubs()
+        for threads in (self._readers, self._poller, self._sweeper, self._watcher):
+            threads.close()
+        self._signals.close()
+
+    def _close_hubs(self) -> None:
+        with self._hubs_lock:
+            hubs = list(self._hubs.items())
+        closing = [(loop, _close_soon(loop, hub)) for loop, hub in hubs]
+        give_up_at = time.monotonic() + HUB_DEADLINE
+        for loop, done in closing:
+            # A loop that is stopped closes its part when it runs again.
+            while loop.is_running() and time.monotonic() < give_up_at:
+                if done.wait(HUB_LOOK):
+                    break
+        with self._hubs_lock:
+            self._hubs.clear()
 
     def _hub(self) -> Hub:
         self.check_open()
         loop = asyncio.get_running_loop()
         hub = self._hubs.get(loop)
-        if hub is None:
+        if hub is None or hub.closed:
             with self._hubs_lock:
                 self.check_open()  # close() takes the hubs under this lock
-                for other in [other for other in self._hubs if other.is_closed()]:
+                for other in [other for other in self._hubs if self._has_ended(other)]:
                     del self._hubs[other]
                 layer = self._layer
                 if is_process_local(layer):
@@ -299,6 +310,9 @@ class ChannelLayerBridge(StreamBridge):
                 )
         return hub
 
+    def _has_ended(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return loop.is_closed() or self._hubs[loop].closed
+
     def _local_loop(self) -> asyncio.AbstractEventLoop | None:
         loop = self._local_hub_loop
         return None if loop is None or loop.is_closed() else loop
@@ -309,3 +323,17 @@ class ChannelLayerBridge(StreamBridge):
         """Call one that may be called twice: a connection that broke meanwhile costs no error."""
         calling = self._readers.submit_repeatable(function, *args, **kwargs)
         return await asyncio.wrap_future(calling)
+
+
+def _close_soon(loop: asyncio.AbstractEventLoop, hub: Hub) -> threading.Event:
+    """Have a loop close its hub when it gets round to it, and return what is set then."""
+    done = threading.Event()
+
+    def start() -> None:  # no coroutine is made that a loop which ends would never await
+        asyncio.ensure_future(hub.close()).add_done_callback(lambda _: done.set())
+
+    try:
+        loop.call_soon_threadsafe(start)
+    except RuntimeError:  # it is closed
+        done.set()
+    return done

@@ -20,6 +20,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Self
 
 from .. import background
@@ -31,6 +32,7 @@ from ..arguments import (
     milliseconds,
 )
 from ..bridge import Producer, StreamBridge, closed, fenced
+from ..closing import shut
 from ..conf import streambridge_settings
 from ..cursor import Cursor
 from ..event_data import encode_data
@@ -131,7 +133,6 @@ class MemoryBridge(StreamBridge):
         self._clients: Counter[str] = Counter()
         self._wakers: dict[str, set[Callable[[], None]]] = {}
         self._signals = SignalThread()
-        self._closed = False
 
     async def create_run(
         self,
@@ -306,12 +307,17 @@ class MemoryBridge(StreamBridge):
                 raise fenced(run_id)
 
     async def close(self) -> None:
+        self.closed = True
+        await background.in_thread(partial(shut, self))
+
+    def shut(self) -> None:
         with self._lock:
-            self._closed = True
+            self.closed = True
+            self._runs.clear()
             run_ids = list(self._wakers)
         for run_id in run_ids:
             self._wake(run_id)
-        await background.in_thread(self._signals.close)
+        self._signals.close()
 
     def _create(
         self,
@@ -344,7 +350,7 @@ class MemoryBridge(StreamBridge):
         return run
 
     def _find(self, run_id: str) -> _Run | None:
-        if self._closed:
+        if self.closed:
             raise closed()
         run = self._runs.get(run_id)
         if run is None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from django.db import OperationalError, connections
 
-from streambridge_app import get_bridge, liveness
+from streambridge_app import get_bridge, leases, liveness, log_threads
 from streambridge_app.exceptions import LogUnavailable, RunEnded
 from streambridge_app.leases import Watch
 from streambridge_app.models import Run
@@ -303,17 +303,22 @@ async def test_keeper_begins_although_the_log_is_unreachable(bridge, row, stack,
 
 
 @on_databases
-async def test_keeper_needs_no_connection_without_a_handle(bridge):
+async def test_keeper_needs_no_thread_and_no_connection_without_a_handle(bridge, monkeypatch):
+    opened = []
+
+    def own_connection(using):
+        opened.append(log_threads.own_connection(using))
+        return opened[-1]
+
+    monkeypatch.setattr(leases, "own_connection", own_connection)
     keeper = bridge.keeper
-    assert keeper._threads._connections == []
+    assert keeper._thread is None
     async with bridge.producer("run"):
-        await async_wait_until(
-            lambda: any(own.connection for own in keeper._threads._connections), 10, "a look"
-        )
-    await async_wait_until(lambda: not keeper._keeping, 10, "the last look")
-    assert not any(own.connection for own in keeper._threads._connections)
+        await async_wait_until(lambda: opened and opened[0].connection, 10, "a look")
+    await async_wait_until(lambda: not keeper._thread.is_alive(), 10, "the last look")
+    assert [own.connection for own in opened] == [None]
     async with bridge.producer("again"):
-        assert keeper._keeping
+        assert keeper._thread.is_alive()
 
 
 WORKER = """

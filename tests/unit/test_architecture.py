@@ -19,11 +19,12 @@ LAYERS = {
     0: ["exceptions", "runs", "events"],
     1: [
         *["alarm", "cursor", "sse", "socket_frames", "tail", "follow", "arguments", "bridge"],
-        *["background", "sync", "redaction"],
+        *["background", "closing", "sync", "redaction"],
     ],
     2: ["event_data", "lifecycle", "commit_times", "conf", "models", "refusals"],
     3: [
         *["advance", "advance_postgresql", "advance_sqlite", "dialects", "libpq", "writes"],
+        "database_creation",
         "signals",
         "failures",
         "garbage",
@@ -94,10 +95,12 @@ TESTED_BY = {
     "backends.channel_layer": "contract/test_runs.py",
     "backends.memory": "contract/test_runs.py",
     "bridge": "contract/test_subscribe.py",
+    "closing": "contract/test_close.py",
     "contrib.celery": "acceptance/test_celery.py",
     "contrib.enqueue": "integration/test_contrib_tasks.py",
     "contrib.tasks": "integration/test_contrib_tasks.py",
     "converters": "integration/test_views.py",
+    "database_creation": "acceptance/test_test_runs.py",
     "dialects": "contract/test_leases.py",
     "doctor": "integration/test_doctor.py",
     **{

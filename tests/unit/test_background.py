@@ -148,3 +148,64 @@ def test_a_forked_child_gets_a_loop_of_its_own():
     with os.fdopen(reading, "rb") as answers:
         assert answers.read() == b"own"
     os.waitpid(child, 0)
+
+
+def test_the_loop_ends_when_nobody_uses_it_and_the_next_use_starts_another():
+    first = background.loop()
+    assert background.run(_answer(1)) == 1
+    background.end()
+    assert first.is_closed()
+    assert "streambridge-loop" not in [thread.name for thread in threading.enumerate()]
+    assert background.run(_answer(2)) == 2
+    assert background.loop() is not first
+
+
+def test_the_loop_does_not_end_under_a_call():
+    going_on = threading.Event()
+
+    async def wait():
+        while not going_on.is_set():  # noqa: ASYNC110 - set by another thread
+            await asyncio.sleep(0.01)
+        return 7
+
+    result = background.submit(wait())
+    running = background.loop()
+    background.end()
+    assert background.loop() is running
+    going_on.set()
+    assert result.result(10) == 7
+
+
+def test_a_loop_whose_thread_has_died_is_replaced():
+    async def leave():
+        raise SystemExit
+
+    running = background.loop()
+    with pytest.raises(SystemExit):
+        background.run(leave())
+    wait_until(running.is_closed, 10, "the thread to die")
+    assert background.run(_answer(7)) == 7
+
+
+def test_a_loop_that_cannot_be_started_leaves_no_coroutine(monkeypatch):
+    background.end()
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    for call in (background.run, background.submit):
+        coroutine = _answer(7)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            call(coroutine)
+        assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
+
+
+def test_a_call_at_the_interpreters_end_runs_where_it_is_made(monkeypatch):
+    background.end()
+
+    def start(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert background.run(_answer(7)) == 7

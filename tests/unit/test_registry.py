@@ -1,9 +1,17 @@
 import asyncio
+import threading
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from streambridge_app import SyncStreamBridge, get_bridge, get_sync_bridge, registry
+from streambridge_app import (
+    StreamBridge,
+    SyncStreamBridge,
+    background,
+    get_bridge,
+    get_sync_bridge,
+    registry,
+)
 from streambridge_app.backends.channel_layer import ChannelLayerBridge
 from streambridge_app.backends.memory import MemoryBridge
 from streambridge_app.exceptions import BridgeClosed
@@ -68,9 +76,58 @@ async def test_a_reset_on_a_running_loop_does_not_block_it():
     old = get_bridge()
     registry.reset()
     assert get_bridge() is not old
-    await async_wait_until(lambda: old._closed, 5, "the old one to be closed")
+    await async_wait_until(lambda: old.closed, 5, "the old one to be closed")
 
 
 def test_a_reset_without_a_bridge_is_nothing():
     registry.reset()
     registry.reset()
+
+
+def test_a_closed_bridge_is_replaced():
+    old = get_bridge()
+    asyncio.run(old.close())
+    assert get_bridge() is not old
+    get_sync_bridge().publish("run", "number", 1)
+
+
+def test_the_memory_bridge_forgets_its_runs_when_it_is_closed(settings):
+    get_sync_bridge().publish_end("run")
+    registry.reset()
+    get_sync_bridge().publish_end("run")
+    settings.STREAMBRIDGE = {"BACKEND": MEMORY}
+    get_sync_bridge().publish("run", "number", 1)
+
+
+def test_a_backend_that_knows_no_better_is_closed_on_the_background_loop(settings):
+    settings.STREAMBRIDGE = {"BACKEND": f"{__name__}.Own"}
+    own, running = get_bridge(), background.loop()
+    get_sync_bridge().close()
+    assert own.loops == [running]
+    assert running.is_closed()
+    assert get_bridge() is not own
+
+
+class Own(MemoryBridge):
+    """As somebody may write one: only with what the contract names."""
+
+    def __init__(self):
+        super().__init__()
+        self.loops = []
+
+    shut = StreamBridge.shut
+
+    async def close(self):
+        self.closed = True
+        self.loops.append(asyncio.get_running_loop())
+
+
+def test_a_reset_in_the_middle_of_ours_does_not_wait_for_it(monkeypatch):
+    old = get_bridge()
+    release = threading.Event()
+    monkeypatch.setattr(old, "shut", lambda: release.wait(20))
+    inside = {"__name__": "streambridge_app.writer", "reset": registry.reset}
+    exec("def publish(): reset()", inside)  # noqa: S102 - a caller with that module's name
+    inside["publish"]()
+    assert get_bridge() is not old
+    release.set()
