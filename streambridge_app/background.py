@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, wait
 from typing import Any, Final, TypeVar
 
+from . import green_threads
+
 INTERRUPT_DEADLINE: Final = 5.0
 """Seconds for which an interrupted caller waits for what it has called to stop."""
 
@@ -37,14 +39,25 @@ _thread: threading.Thread | None = None
 def loop() -> asyncio.AbstractEventLoop:
     """Return the process's background loop, starting its thread if need be."""
     global _loop, _thread
+    starting = None
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
             _thread = threading.Thread(
-                target=_loop.run_forever, name="streambridge-loop", daemon=True
+                target=_run_forever, args=(_loop,), name="streambridge-loop", daemon=True
             )
-            _thread.start()
-        return _loop
+            starting = _thread
+        running = _loop
+    if starting is not None:  # not under the lock: a green thread's start lets others run
+        starting.start()
+    return running
+
+
+def _run_forever(running: asyncio.AbstractEventLoop) -> None:
+    if green_threads.are_used():
+        green_threads.run_hidden(running)
+    else:
+        running.run_forever()
 
 
 def submit(coroutine: Coroutine[Any, Any, T]) -> Future[T]:

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.module_loading import import_string
 
-from . import background
+from . import background, green_threads
 from .bridge import StreamBridge
 from .conf import NAME, streambridge_settings
 from .sync import SyncStreamBridge
@@ -23,6 +24,8 @@ EXIT_DEADLINE: Final = 5.0
 
 _lock = threading.RLock()  # a signal's handler may ask for the bridge in the middle of that
 _bridge: StreamBridge | None = None
+_lock_class: object = None
+"""What ``threading.Lock`` was when the bridge was made: gevent replaces it."""
 _closing: set[asyncio.Task[None]] = set()
 
 
@@ -32,11 +35,16 @@ def get_bridge() -> StreamBridge:
 
     Raises:
         ImproperlyConfigured: the setting doesn't name a bridge class.
+        GreenThreadsUnsupported: the threads of the process are eventlet's, or were patched late.
     """
-    global _bridge
+    global _bridge, _lock_class
     with _lock:
         if _bridge is None:
+            green_threads.check(lambda: connections[DEFAULT_DB_ALIAS])
             _bridge = _make(streambridge_settings.BACKEND)
+            _lock_class = threading.Lock
+        elif threading.Lock is not _lock_class:
+            raise green_threads.patched_late()
         return _bridge
 
 
@@ -46,6 +54,7 @@ def get_sync_bridge() -> SyncStreamBridge:
 
     Raises:
         ImproperlyConfigured: the setting doesn't name a bridge class.
+        GreenThreadsUnsupported: the threads of the process are eventlet's, or were patched late.
     """
     bridge = get_bridge()
     return (bridge.sync_class or SyncStreamBridge)(bridge)

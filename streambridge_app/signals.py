@@ -13,12 +13,12 @@ an end, ``status``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from django.db import close_old_connections
 from django.dispatch import Signal
 
+from . import green_threads
 from .models import Run
 from .runs import LOST
 from .writes import Written
@@ -44,7 +44,7 @@ class SignalThread:
     """Tells the receivers on a thread of its own: they may wait for whoever has committed."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="streambridge-signals")
+        self._executor = green_threads.executor(1, name="streambridge-signals")
 
     def send(self, written: Sequence[Written]) -> None:
         """Tell the receivers what was committed, soon."""

@@ -497,12 +497,16 @@ class AsgiServer(Server):
 
 
 class CeleryWorker(Server):
-    """A Celery worker with two tasks at once."""
+    """A Celery worker with two tasks at once, or twenty in green threads."""
 
     name = "celery"
 
     def __init__(
-        self, application: str, pool: Literal["prefork", "threads"], *, env: Mapping[str, str]
+        self,
+        application: str,
+        pool: Literal["prefork", "threads", "gevent", "eventlet"],
+        *,
+        env: Mapping[str, str],
     ) -> None:
         super().__init__()
         self._application = application
@@ -516,7 +520,8 @@ class CeleryWorker(Server):
 
     def _command(self) -> list[str | Path]:
         command = [sys.executable, "-m", "celery", "--app", self._application, "worker"]
-        command += ["--pool", self._pool, "--concurrency", "2", "--loglevel", "info"]
+        tasks = 2 if self._pool in {"prefork", "threads"} else 20
+        command += ["--pool", self._pool, "--concurrency", str(tasks), "--loglevel", "info"]
         return [*command, "--without-mingle", "--without-gossip"]  # no other worker to wait for
 
     def _popen_options(self) -> dict[str, Any]:
