@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from django.db import connections
 from pytest_django import Settings
@@ -14,7 +15,14 @@ from pytest_django import Settings
 from streambridge_app import END_SENTINEL, StreamEvent, get_bridge
 from streambridge_app.contrib.celery import stream
 from tests.acceptance import green_app
-from tests.services import HOST, TIMEOUT_SCALE, CeleryWorker, RedisServer, async_wait_until
+from tests.services import (
+    HOST,
+    TIMEOUT_SCALE,
+    CeleryWorker,
+    GunicornServer,
+    RedisServer,
+    async_wait_until,
+)
 
 LEASE = 4
 LONGEST_STALL = 0.5
@@ -30,24 +38,25 @@ def _on(database: str, layer: str, pool: str = "gevent") -> Any:
 
 
 on_all = pytest.mark.parametrize(
-    "worker",
+    "environment",
     [_on(database, layer) for database in ("default", "postgres") for layer in ("memory", "redis")],
     indirect=True,
 )
 on_both_databases = pytest.mark.parametrize(
-    "worker", [_on("default", "memory"), _on("postgres", "redis")], indirect=True
+    "environment", [_on("default", "memory"), _on("postgres", "redis")], indirect=True
 )
 on_eventlet = pytest.mark.parametrize(
-    "worker", [_on("default", "redis", "eventlet")], indirect=True
+    "environment", [_on("default", "redis", "eventlet")], indirect=True
 )
 
 
 @pytest.fixture
-def worker(
+def environment(
     request: pytest.FixtureRequest, settings: Settings, redis_server: RedisServer
-) -> Iterator[CeleryWorker]:
+) -> dict[str, str]:
+    """What a process needs to use the same database and layer as this one."""
     redis_server.flush()
-    name, layer, pool = request.param
+    name, layer = request.param[:2]
     settings.STREAMBRIDGE = {
         "CHANNEL_LAYER": "pubsub" if layer == "redis" else "default",
         "DATABASE": name,
@@ -56,15 +65,22 @@ def worker(
     url = f"sqlite:///{database['NAME']}"
     if name == "postgres":
         url = f"postgresql://postgres@{HOST}:{database['PORT']}/{database['NAME']}"
-    green_app.app.conf.broker_url = redis_server.url
-    env = {
+    return {
         "DJANGO_SETTINGS_MODULE": "tests.acceptance.celery_settings",
         "DATABASE_URL": url,
         "REDIS_URL": redis_server.url,
         "LAYER": layer,
         "LEASE_SECONDS": str(LEASE),
+        "URLS": "tests.acceptance.green_site",
+        "POOL": request.param[2],
     }
-    with CeleryWorker("tests.acceptance.green_app", pool, env=env) as worker:
+
+
+@pytest.fixture
+def worker(environment: dict[str, str]) -> Iterator[CeleryWorker]:
+    green_app.app.conf.broker_url = environment["REDIS_URL"]
+    pool: Any = environment["POOL"]
+    with CeleryWorker("tests.acceptance.green_app", pool, env=environment) as worker:
         yield worker
         assert "SynchronousOnlyOperation" not in worker.log_text()
 
@@ -149,6 +165,21 @@ async def test_worker_that_is_told_to_end_finishes_its_tasks(worker: CeleryWorke
     await async_wait_until(lambda: not worker.running, 20, "the worker to end")
     assert worker.exit_code == 0
     assert "Traceback" not in worker.log_text()
+
+
+@on_both_databases
+async def test_plain_views_of_gunicorn_publish(environment: dict[str, str]) -> None:
+    ways = {f"{way}-{n}": way for way in ("by_handle", "by_transaction") for n in range(5)}
+    with GunicornServer("tests.acceptance.green_site:application", env=environment) as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+            answers = await asyncio.gather(
+                *(http.get(f"/{way}/{run_id}/100") for run_id, way in ways.items())
+            )
+        assert {answer.text for answer in answers} == {"done"}
+        for events in await asyncio.gather(*map(_events, ways)):
+            assert [event.data for event in events] == list(range(100))
+        server.stop()
+        assert "Traceback" not in server.log_text()
 
 
 @on_eventlet
