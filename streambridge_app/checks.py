@@ -379,7 +379,8 @@ def _has_immediate_tasks() -> bool:
     backends = getattr(settings, "TASKS", {})  # comes with Django 6.0
     if not any(one.get("BACKEND") == _IMMEDIATE for one in backends.values()):
         return False
-    return settings.is_overridden("TASKS") or f"{__package__}.contrib.tasks" in sys.modules
+    chosen = settings.is_overridden("TASKS")  # type: ignore[misc] # unknown to its stubs
+    return chosen or f"{__package__}.contrib.tasks" in sys.modules
 
 
 def _channel_layers() -> Mapping[str, Any]:

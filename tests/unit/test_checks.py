@@ -57,6 +57,7 @@ def quiet(settings: Settings) -> None:
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer"}
     }
+    settings.TASKS = {"default": {"BACKEND": "some.queue.Backend"}}
 
 
 def found() -> list[CheckMessage]:
@@ -247,7 +248,6 @@ def test_w040_is_silent_where_workers_run_the_tasks(
 ) -> None:
     monkeypatch.delattr(mail, "outbox")
     settings.CELERY_TASK_ALWAYS_EAGER = False
-    settings.TASKS = {"default": {"BACKEND": "some.queue.Backend"}}
     assert found() == []
 
 
