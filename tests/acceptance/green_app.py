@@ -7,7 +7,7 @@ from celery import shared_task
 from django.db import connections, transaction
 
 from project.celery import app
-from streambridge_app import get_sync_bridge
+from streambridge_app import END_SENTINEL, get_sync_bridge
 from streambridge_app.conf import streambridge_settings
 from streambridge_app.contrib.celery import streamed_task
 from streambridge_app.exceptions import StreamBridgeError
@@ -65,6 +65,13 @@ def publish_in_transactions(run_id: str) -> None:
         bridge.publish(run_id, "number", 3)
         transaction.set_rollback(True, using=using)
     bridge.publish_end(run_id)
+
+
+@shared_task
+def follow(run_id: str, result: str) -> None:
+    """Follow a run to its end, and write how many events came."""
+    events = get_sync_bridge().subscribe(run_id, heartbeat_interval=60)
+    _write(result, str(sum(event is not END_SENTINEL for event in events)))
 
 
 @shared_task

@@ -138,6 +138,15 @@ async def test_an_idle_handle_learns_that_it_is_to_stop(worker: CeleryWorker) ->
 
 
 @on_both_databases
+async def test_tasks_follow_a_run_of_another_task(worker: CeleryWorker, tmp_path: Path) -> None:
+    results = [tmp_path / f"followed-{number}" for number in range(3)]
+    run_id = await _in_thread(stream, green_app.count, [300, 10], countdown=1)
+    for result in results:
+        await _send(green_app.follow, run_id, str(result))
+    assert {await _content(result) for result in results} == {"300"}
+
+
+@on_both_databases
 async def test_transaction_of_a_task_decides_what_is_seen(worker: CeleryWorker) -> None:
     await _send(green_app.publish_in_transactions, "run")
     assert [event.data for event in await _events("run")] == [1, 2]
