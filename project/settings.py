@@ -133,6 +133,6 @@ LOGGING = {
     "loggers": {
         "django": {"handlers": ["console"], "level": "WARNING", "propagate": False},
         "project": {"level": "INFO"},
-        "streambridge_app": {"level": "INFO"},
+        "streambridge": {"level": "INFO"},
     },
 }

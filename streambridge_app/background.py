@@ -14,8 +14,10 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, wait
+from functools import partial
 from typing import Any, Final, TypeVar
 
+from . import green_threads
 from .exceptions import BridgeClosed
 
 END_DEADLINE: Final = 2.0
@@ -232,6 +234,13 @@ def _use(user: object) -> asyncio.AbstractEventLoop:
 
 
 def _serve(running: asyncio.AbstractEventLoop) -> None:
+    if green_threads.are_used():
+        green_threads.run_hidden(running, partial(_run, running))
+    else:
+        _run(running)
+
+
+def _run(running: asyncio.AbstractEventLoop) -> None:
     try:
         with contextlib.suppress(SystemExit):  # somebody's, who is told by his call
             running.run_forever()

@@ -22,6 +22,7 @@ It must never connect to anything: what it finds, it finds in the settings.
 ``W005`` no ``ASGI_APPLICATION``
 ``W006`` no channel layer
 ``W010`` in ``DEBUG``, a ``runserver`` that serves WSGI
+``W040`` tasks run where they are sent, so that a page waits for all of its run
 ======== =====================================================================
 """
 
@@ -29,12 +30,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import django
 from channels.layers import InMemoryChannelLayer
 from django.conf import settings
+from django.core import mail
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.wsgi import WSGIHandler
@@ -48,6 +51,7 @@ from .conf import NAME, OPTIONS, given
 
 TAG: Final = "streambridge"
 
+_IMMEDIATE: Final = "django.tasks.backends.immediate.ImmediateBackend"
 _GZIP: Final = "django.middleware.gzip.GZipMiddleware"
 _WAL: Final = re.compile(r"journal_mode\s*=\s*['\"]?wal\b", re.IGNORECASE)
 
@@ -319,6 +323,31 @@ def check_runserver(**kwargs: Any) -> list[CheckMessage]:
     ]
 
 
+def check_tasks_run_elsewhere(**kwargs: Any) -> list[CheckMessage]:
+    """W040."""
+    if hasattr(mail, "outbox"):  # of a test run, where it is what one wants
+        return []
+    eager = []
+    if getattr(settings, "CELERY_TASK_ALWAYS_EAGER", False):
+        eager.append(("CELERY_TASK_ALWAYS_EAGER is set", "Unset it, and start a Celery worker."))
+    if _has_immediate_tasks():
+        eager.append(
+            (
+                "TASKS names ImmediateBackend",
+                "Name a backend in TASKS that has workers, outside tests.",
+            )
+        )
+    return [
+        _warning(
+            "W040",
+            f"{why}: a request that sends a task waits until the task has ended, and a page gets "
+            "all events of its run at once.",
+            hint,
+        )
+        for why, hint in eager
+    ]
+
+
 CHECKS: Final[Sequence[Callable[..., list[CheckMessage]]]] = (
     check_type,
     check_values,
@@ -338,6 +367,7 @@ CHECKS: Final[Sequence[Callable[..., list[CheckMessage]]]] = (
     check_channel_layer_configured,
     check_asgi_application_loads,
     check_runserver,
+    check_tasks_run_elsewhere,
 )
 
 
@@ -387,6 +417,15 @@ def _check_class(number: str, name: str, base: type) -> list[CheckMessage]:
             return []
         message = f"{NAME}[{name!r}] is {path!r}, which is no subclass of {base.__name__}."
     return [_error(number, message, f"Default: {OPTIONS[name].default!r}.")]
+
+
+def _has_immediate_tasks() -> bool:
+    """Return whether TASKS, or Django's default for it, lets streamed tasks run at once."""
+    backends = getattr(settings, "TASKS", {})  # comes with Django 6.0
+    if not any(one.get("BACKEND") == _IMMEDIATE for one in backends.values()):
+        return False
+    chosen = settings.is_overridden("TASKS")  # type: ignore[misc] # unknown to its stubs
+    return chosen or f"{__package__}.contrib.tasks" in sys.modules
 
 
 def _channel_layers() -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ Every error that StreamBridge raises by itself.
      ├── CancelRequested (RuntimeError)  a handle made to raise when its run is to stop
      ├── InsideTransaction (RuntimeError)  a self-committing call inside atomic()
      ├── BridgeClosed (RuntimeError)     publishing through a bridge after close()
+     ├── GreenThreadsUnsupported (RuntimeError)  patched threads that the bridge can't work with
      └── LogUnavailable (ConnectionError)  the database can't be reached; try again
 
 Each message says what was wrong, with the value, and what to do about it.
@@ -62,6 +63,10 @@ class InsideTransaction(StreamBridgeError, RuntimeError):
 
 class BridgeClosed(StreamBridgeError, RuntimeError):
     """The bridge was closed; get a new one from ``get_bridge()``."""
+
+
+class GreenThreadsUnsupported(StreamBridgeError, RuntimeError):
+    """The threads of this process were patched in a way, or too late, to work with."""
 
 
 class LogUnavailable(StreamBridgeError, ConnectionError):

@@ -9,6 +9,7 @@ Django's classes are of no help here: a server that turned read-only after a fai
 from __future__ import annotations
 
 import enum
+import sqlite3
 
 from django.db import Error, InterfaceError, OperationalError
 
@@ -59,6 +60,12 @@ def failure_of(error: Error) -> Failure:
         return Failure.OTHER
     # A server names its errors, so this is the connection's; SQLite has none, and no such names.
     return Failure.REFUSED if _is_of_sqlite(error) else Failure.LOST
+
+
+def is_locked(error: Error) -> bool:
+    """Return whether SQLite did nothing, since somebody else had its lock."""
+    code = getattr(error.__cause__, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _is_of_sqlite(error: Error) -> bool:

@@ -34,7 +34,7 @@ _FLOWING = frozenset({"http.response.body", "websocket.send"})
 
 _controlled: weakref.WeakSet[Any] = weakref.WeakSet()
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("streambridge")
 
 MOST_WAITING = 16
 """Messages of a WebSocket's client that wait for the application before Daphne reads no more."""

@@ -11,17 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Final, ParamSpec, TypeVar
 
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
 
+from . import green_threads
 from .bridge import closed
 from .exceptions import BridgeClosed, LogUnavailable
-from .failures import Failure, failure_of
+from .failures import Failure, failure_of, is_locked
 from .libpq import Preparing
 
 CONNECTION_DEADLINES: Final = {
@@ -37,6 +39,15 @@ Options of libpq (seconds; the last in milliseconds) after which a server that f
 By default a new connection waits for 130 seconds, and a host that died is noticed after 15 minutes.
 """
 
+SQLITE_TIMEOUT: Final = 5.0
+"""Seconds for which Python's sqlite3 waits for a lock, unless ``OPTIONS`` say otherwise."""
+
+GREEN_TIMEOUT: Final = 0.02
+"""Seconds for which SQLite waits by itself under green threads, all of which it stops."""
+
+GREEN_PAUSE: Final = 0.05
+"""Seconds in which they run before a connection of our own asks again for a lock."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -48,8 +59,8 @@ class LogThreads:
         self.using = using
         self._process = os.getpid()
         self._connections: list[BaseDatabaseWrapper] = []
-        self._executor = ThreadPoolExecutor(
-            threads, thread_name_prefix=f"streambridge-{name}", initializer=self._connect
+        self._executor = green_threads.executor(
+            threads, name=f"streambridge-{name}", initializer=self._connect
         )
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -129,6 +140,7 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
     It keeps no log of its queries in DEBUG: no request's end would ever empty that. On
     PostgreSQL it lets the server prepare and bind the few statements that come again and again,
     unless ``OPTIONS`` says otherwise: to plan an append takes as long as to run a small one.
+    Under green threads it never waits in C for long: neither in libpq nor in SQLite.
     """
     settings = connections.settings[using]
     options = {key: value for key, value in settings["OPTIONS"].items() if key != "pool"}
@@ -139,11 +151,16 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
             **CONNECTION_DEADLINES,
             **options,
         }
+    green = green_threads.are_used()
+    patience = 0.0
+    if green and connections[using].vendor == "sqlite":
+        patience = options.get("timeout", SQLITE_TIMEOUT)
+        options["timeout"] = GREEN_TIMEOUT
     settings = {**settings, "CONN_MAX_AGE": None, "OPTIONS": options}
     backend = load_backend(settings["ENGINE"]).DatabaseWrapper
     prepares = options.get("server_side_binding") and options.get("prepare_threshold") is not None
-    bases = (Preparing, backend) if prepares else (backend,)
-    own = type("OwnDatabaseWrapper", bases, {"queries_logged": False})
+    bases = (Preparing, backend) if prepares and not green else (backend,)
+    own = type("OwnDatabaseWrapper", bases, {"queries_logged": False, "patience": patience})
     wrapper: BaseDatabaseWrapper = own(settings, using)
     return wrapper
 
@@ -173,25 +190,36 @@ def guarded_on(
     if connection.errors_occurred and alone:
         connection.close_if_unusable_or_obsolete()
     reached = connection.connection is not None or not alone
-    try:
-        if not reached:
-            connection.ensure_connection()
-            reached = True
-        return function(*args, **kwargs)
-    except Error as error:
-        failure = failure_of(error)
-        if failure is Failure.OTHER:
-            raise
-        if alone and failure in (Failure.LOST, Failure.STALE):
-            with contextlib.suppress(Error):
-                connection.close()
-        raise LogUnavailable(
-            f"The log in the database {connection.alias!r} can't be reached or is locked: "
-            f"{error}. "
-            "Trying again may help.",
-            written=None if alone and reached and failure is Failure.LOST else False,
-            transient=alone and failure is not Failure.REFUSED,
-        ) from error
+    give_up_at = None
+    while True:
+        try:
+            if not reached:
+                connection.ensure_connection()
+                reached = True
+            return function(*args, **kwargs)
+        except Error as error:
+            failure = failure_of(error)
+            if failure is Failure.OTHER:
+                raise
+            if give_up_at is None:
+                give_up_at = time.monotonic() + getattr(connection, "patience", 0.0)
+            if not (alone and is_locked(error)) or time.monotonic() >= give_up_at:
+                raise _unavailable(connection, error, failure, alone, reached) from error
+        time.sleep(GREEN_PAUSE)  # SQLite refused: nothing was written
+
+
+def _unavailable(
+    connection: BaseDatabaseWrapper, error: Error, failure: Failure, alone: bool, reached: bool
+) -> LogUnavailable:
+    if alone and failure in (Failure.LOST, Failure.STALE):
+        with contextlib.suppress(Error):
+            connection.close()
+    return LogUnavailable(
+        f"The log in the database {connection.alias!r} can't be reached or is locked: {error}. "
+        "Trying again may help.",
+        written=None if alone and reached and failure is Failure.LOST else False,
+        transient=alone and failure is not Failure.REFUSED,
+    )
 
 
 def guarded_repeatable(

@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.module_loading import import_string
 
+from . import green_threads
 from .bridge import StreamBridge
 from .closing import close_within
 from .conf import NAME, streambridge_settings
@@ -28,6 +30,8 @@ FORKS_UNTOLD: Final = "uwsgi" in sys.modules
 _lock = threading.RLock()  # a signal's handler may ask for the bridge in the middle of that
 _bridge: StreamBridge | None = None
 _process = 0
+_lock_class: object = None
+"""What ``threading.Lock`` was when the bridge was made: gevent replaces it."""
 _inherited: list[StreamBridge] = []
 """
 The bridges of parent processes, whose threads and connections are not ours.
@@ -45,23 +49,32 @@ def get_bridge() -> StreamBridge:
 
     Raises:
         ImproperlyConfigured: the setting doesn't name a bridge class.
+        GreenThreadsUnsupported: the threads of the process are eventlet's, or were patched late.
     """
     bridge = _bridge
-    if bridge is None or bridge.closed or (FORKS_UNTOLD and _process != os.getpid()):
+    if (
+        bridge is None
+        or bridge.closed
+        or threading.Lock is not _lock_class
+        or (FORKS_UNTOLD and _process != os.getpid())
+    ):
         return _renewed()
     return bridge
 
 
 def _renewed() -> StreamBridge:
-    global _bridge, _process
+    global _bridge, _process, _lock_class
     with _lock:
         if _process != os.getpid():
             _leave_to_parent()
         if _bridge is None or _bridge.closed:
+            green_threads.check(lambda: connections[DEFAULT_DB_ALIAS])
             before_test_databases(partial(reset, block=True))
             made = _make(streambridge_settings.BACKEND)
             if _bridge is None or _bridge.closed:  # or a signal's handler came first
-                _bridge = made
+                _bridge, _lock_class = made, threading.Lock
+        elif threading.Lock is not _lock_class:
+            raise green_threads.patched_late()
         return _bridge
 
 
@@ -71,6 +84,7 @@ def get_sync_bridge() -> SyncStreamBridge:
 
     Raises:
         ImproperlyConfigured: the setting doesn't name a bridge class.
+        GreenThreadsUnsupported: the threads of the process are eventlet's, or were patched late.
     """
     bridge = get_bridge()
     return (bridge.sync_class or SyncStreamBridge)(bridge)

@@ -13,12 +13,13 @@ an end, ``status``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from typing import Any, Final
 
 from django.db import close_old_connections, connections
 from django.dispatch import Signal
 
+from . import green_threads
 from .models import Run
 from .runs import LOST
 from .writes import Written
@@ -47,7 +48,7 @@ class SignalThread:
     """Tells the receivers on a thread of its own: they may wait for whoever has committed."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="streambridge-signals")
+        self._executor = green_threads.executor(1, name="streambridge-signals")
         self._used = False
 
     def send(self, written: Sequence[Written]) -> None:

@@ -16,11 +16,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Final
 
 from .bridge import closed
@@ -58,7 +59,7 @@ class Writer:
         # A signal's handler may publish in the middle of a publish, and of its haste: so neither
         # is a Lock, nor an Event, which has one inside.
         self._lock = threading.RLock()
-        self._haste: SimpleQueue[None] = SimpleQueue()
+        self._haste: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._draining = False
         """Whether the thread is at it, or lingers."""
         self._idle = False

@@ -496,13 +496,43 @@ class AsgiServer(Server):
             connection.close()
 
 
+class GunicornServer(Server):
+    """Gunicorn with one process of green threads, serving a WSGI application."""
+
+    name = "gunicorn"
+
+    def __init__(self, application: str, *, env: Mapping[str, str]) -> None:
+        super().__init__()
+        self._application = application
+        self._env = env
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def _command(self) -> list[str | Path]:
+        listen = ["--bind", f"{HOST}:{self.port}", "--worker-class", "gevent"]
+        return [sys.executable, "-m", "gunicorn", *listen, self._application]
+
+    def _popen_options(self) -> dict[str, Any]:
+        return {"env": self._env}
+
+    def _answers(self) -> bool:
+        with socket.create_connection((HOST, self.port or 0), timeout=5):
+            return "Booting worker" in self.log_text()
+
+
 class CeleryWorker(Server):
-    """A Celery worker with two tasks at once."""
+    """A Celery worker with two tasks at once, or twenty in green threads."""
 
     name = "celery"
 
     def __init__(
-        self, application: str, pool: Literal["prefork", "threads"], *, env: Mapping[str, str]
+        self,
+        application: str,
+        pool: Literal["prefork", "threads", "gevent", "eventlet"],
+        *,
+        env: Mapping[str, str],
     ) -> None:
         super().__init__()
         self._application = application
@@ -516,7 +546,8 @@ class CeleryWorker(Server):
 
     def _command(self) -> list[str | Path]:
         command = [sys.executable, "-m", "celery", "--app", self._application, "worker"]
-        command += ["--pool", self._pool, "--concurrency", "2", "--loglevel", "info"]
+        tasks = 2 if self._pool in {"prefork", "threads"} else 20
+        command += ["--pool", self._pool, "--concurrency", str(tasks), "--loglevel", "info"]
         return [*command, "--without-mingle", "--without-gossip"]  # no other worker to wait for
 
     def _popen_options(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ..bridge import cancel_requested
 from ..exceptions import CancelRequested, ProducerFenced, RunEnded
 from ..registry import get_sync_bridge
 from ..sync import SyncProducer
-from .enqueue import START_SECONDS, enqueue, seconds_until
+from .enqueue import START_SECONDS, end_if_refused, enqueue, seconds_until
 
 logger = logging.getLogger("streambridge")
 _open_run: ContextVar[SyncProducer] = ContextVar("streambridge_open_run")
@@ -60,11 +60,11 @@ class StreamedTask(DjangoTask):  # type: ignore[misc] # Celery has no types
         return super().retry(*args, **kwargs)
 
     def _enter(self, block: ExitStack) -> SyncProducer:
-        run = get_sync_bridge().producer(
-            self.request.id or str(uuid.uuid4()), take_over=True, raise_on_cancel=True
-        )
+        run_id = self.request.id or str(uuid.uuid4())
         try:
-            block.enter_context(run)
+            with end_if_refused(run_id):
+                run = get_sync_bridge().producer(run_id, take_over=True, raise_on_cancel=True)
+                block.enter_context(run)
         except RunEnded as error:  # cancelled or lost before this attempt
             logger.info("Task %s does not run: %s", self.name, error)
             raise Ignore(str(error)) from error

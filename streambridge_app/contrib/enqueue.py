@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
 from django.db import connections, transaction
 
 from ..conf import streambridge_settings
+from ..exceptions import InsideTransaction
 from ..registry import get_sync_bridge
 
 START_SECONDS: Final = 86_400.0
@@ -55,6 +57,21 @@ def _send(send: Callable[[str], object], run_id: str) -> None:
     try:
         send(run_id)
     except Exception as error:
+        get_sync_bridge().publish_end(run_id, error=error)
+        raise
+
+
+@contextlib.contextmanager
+def end_if_refused(run_id: str) -> Iterator[None]:
+    """
+    End a run ``error`` whose task can't open a handle, since it runs in its caller's transaction.
+
+    Only a task that runs where it is sent does: its run must not be left to a lease. The end
+    belongs to that transaction, as the run may.
+    """
+    try:
+        yield
+    except InsideTransaction as error:
         get_sync_bridge().publish_end(run_id, error=error)
         raise
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -16,7 +17,7 @@ import django
 
 from ..bridge import cancel_requested
 from ..registry import get_bridge, get_sync_bridge
-from .enqueue import START_SECONDS, enqueue, seconds_until
+from .enqueue import START_SECONDS, end_if_refused, enqueue, seconds_until
 
 try:
     from django.tasks import task
@@ -93,7 +94,10 @@ def _blocking(function: Callable[..., Any], before: int) -> Callable[..., Any]:
     @functools.wraps(function)
     def attempt(*args: Any, **kwargs: Any) -> Any:
         context, run_id, rest = args[:before], args[before], args[before + 1 :]
-        with get_sync_bridge().producer(run_id, take_over=True, raise_on_cancel=True) as run:
+        with ExitStack() as block:
+            with end_if_refused(run_id):
+                run = get_sync_bridge().producer(run_id, take_over=True, raise_on_cancel=True)
+                block.enter_context(run)
             if run.cancel_requested:
                 raise cancel_requested(run_id)
             return function(*context, run, *rest, **kwargs)

@@ -45,8 +45,13 @@ on_sqlite = pytest.mark.parametrize("worker", [_on("default")], indirect=True)
 on_both_databases = pytest.mark.parametrize(
     "worker", [_on("default"), _on("postgres")], indirect=True
 )
-on_both_pools = pytest.mark.parametrize(
-    "worker", [_on("postgres"), _on("postgres", "threads")], indirect=True
+on_all_pools = pytest.mark.parametrize(
+    "worker",
+    [
+        *(_on("postgres", pool) for pool in ("prefork", "threads", "gevent")),
+        _on("default", "gevent"),
+    ],
+    indirect=True,
 )
 with_short_lease = pytest.mark.parametrize(
     "worker", [_on(name, lease=SHORT_LEASE) for name in ("default", "postgres")], indirect=True
@@ -92,7 +97,7 @@ async def test_events_of_tasks_at_once_arrive_whole_and_in_order(worker: CeleryW
     assert all(f"ForkPoolWorker-{child}" in worker.log_text() for child in (1, 2))
 
 
-@on_both_pools
+@on_all_pools
 async def test_task_that_fails_ends_its_run_with_the_error(worker: CeleryWorker) -> None:
     run_id = await _stream(celery_app.fail)
     _, error = await _events(run_id)
@@ -100,7 +105,7 @@ async def test_task_that_fails_ends_its_run_with_the_error(worker: CeleryWorker)
     assert await _status(run_id) == "error"
 
 
-@on_both_pools
+@on_all_pools
 async def test_attempts_of_a_task_are_one_run(worker: CeleryWorker) -> None:
     run_ids = [await _stream(celery_app.retry, 100) for _ in range(10)]
     for run_id, events in zip(run_ids, await asyncio.gather(*map(_events, run_ids)), strict=True):
@@ -118,7 +123,7 @@ async def test_run_outlives_a_countdown_that_is_longer_than_its_lease(worker: Ce
     assert await _status(run_id) == "error"
 
 
-@on_both_pools
+@on_all_pools
 async def test_task_that_is_asked_to_stop_ends_its_run_cancelled(worker: CeleryWorker) -> None:
     run_id = await _stream(celery_app.publish_for_ever)
     await _event(run_id, "number")
@@ -185,7 +190,7 @@ async def test_task_that_nobody_tries_again_is_lost(worker: CeleryWorker, tmp_pa
     assert await _status(run_id) == "lost"
 
 
-@on_both_pools
+@on_all_pools
 async def test_worker_that_is_told_to_end_finishes_its_tasks(
     worker: CeleryWorker, tmp_path: Path
 ) -> None:

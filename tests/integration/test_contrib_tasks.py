@@ -70,6 +70,17 @@ else:
         finally:
             connections.close_all()
 
+    async def test_task_that_runs_inside_a_transaction_ends_its_run_with_the_reason(streamed):
+        def send(task, args, kwargs):
+            with transaction.atomic():
+                run_id = get_sync_bridge().create_run()
+                task.enqueue(run_id, *args)
+            return run_id
+
+        run, (error,) = await streamed(count, 10, function=send)
+        assert run.status == "error"
+        assert error.data["error"] == "InsideTransaction"
+
     async def test_task_that_returns_ends_its_run_success(streamed):
         run, events = await streamed(count, 10, step=3)
         assert run.status == "success"

@@ -19,7 +19,7 @@ LAYERS = {
     0: ["exceptions", "runs", "events"],
     1: [
         *["alarm", "cursor", "sse", "socket_frames", "tail", "follow", "arguments", "bridge"],
-        *["background", "closing", "sync", "redaction"],
+        *["background", "closing", "green_threads", "sync", "redaction"],
     ],
     2: ["event_data", "lifecycle", "commit_times", "conf", "models", "refusals"],
     3: [

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import django
 import pytest
+from django.conf import settings as django_settings
+from django.core import mail
 from django.core.checks import CheckMessage, run_checks
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import connections
@@ -48,6 +51,9 @@ WRONG_VALUES: dict[str, Any] = {
 }
 
 
+IMMEDIATE = {"default": {"BACKEND": "django.tasks.backends.immediate.ImmediateBackend"}}
+
+
 @pytest.fixture(autouse=True)
 def quiet(settings: Settings) -> None:
     """Settings about which no check has anything to say."""
@@ -55,6 +61,7 @@ def quiet(settings: Settings) -> None:
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer"}
     }
+    settings.TASKS = {"default": {"BACKEND": "some.queue.Backend"}}
 
 
 def found() -> list[CheckMessage]:
@@ -256,3 +263,48 @@ def test_w010_runserver_of_daphne(settings: Settings, monkeypatch: pytest.Monkey
     settings.DEBUG = True
     monkeypatch.setattr(checks, "get_commands", lambda: {"runserver": "daphne"})
     assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("CELERY_TASK_ALWAYS_EAGER", True), ("TASKS", IMMEDIATE)]
+)
+def test_w040_tasks_run_where_they_are_sent(
+    name: str, value: object, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setattr(settings, name, value)
+    assert found() == []  # in a test run
+    monkeypatch.delattr(mail, "outbox")
+    message = the_only("W040")
+    assert name in message.msg
+    assert "waits" in message.msg
+
+
+def test_w040_is_silent_where_workers_run_the_tasks(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(mail, "outbox")
+    settings.CELERY_TASK_ALWAYS_EAGER = False
+    assert found() == []
+
+
+class SettingsOfDjango6:
+    """Those of the test run, with the default that TASKS has there."""
+
+    TASKS = IMMEDIATE
+
+    def is_overridden(self, name: str) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(django_settings, name)
+
+
+def test_w040_of_the_default_of_django_needs_a_streamed_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(mail, "outbox")
+    monkeypatch.setattr(checks, "settings", SettingsOfDjango6())
+    monkeypatch.delitem(sys.modules, "streambridge_app.contrib.tasks", raising=False)
+    assert found() == []
+    monkeypatch.setitem(sys.modules, "streambridge_app.contrib.tasks", checks)
+    assert "ImmediateBackend" in the_only("W040").msg
