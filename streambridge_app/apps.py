@@ -1,7 +1,7 @@
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
 
-from . import checks, redaction
+from . import checks, ownership, redaction
 
 
 class StreamBridgeConfig(AppConfig):
@@ -11,4 +11,5 @@ class StreamBridgeConfig(AppConfig):
 
     def ready(self) -> None:
         checks.install()
+        ownership.install()
         redaction.install()

@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from .ownership import OwnerField
 from .runs import CANCELLED, ERROR, LOST, RUNNING, SUCCESS
 
 
@@ -40,12 +41,13 @@ class Run(models.Model):
     status = models.CharField(
         _("status"), max_length=16, choices=Status.choices, default=Status.RUNNING
     )
-    owner = models.ForeignKey(
+    owner = OwnerField(  # looked after in `ownership`
         settings.AUTH_USER_MODEL,
         verbose_name=_("owner"),
         null=True,
         blank=True,
-        on_delete=models.SET_NULL,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
         related_name="+",
     )
     metadata_json = models.TextField(_("metadata"), default="{}")
