@@ -23,6 +23,7 @@ from .bridge import closed
 from .exceptions import BridgeClosed, LogUnavailable
 from .failures import Failure, failure_of
 from .libpq import Preparing
+from .transactions import in_transaction
 
 CONNECTION_DEADLINES: Final = {
     "connect_timeout": 5,
@@ -110,9 +111,10 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
     """
     Return a new connection to a database that stays open until it is closed.
 
-    It keeps no log of its queries in DEBUG: no request's end would ever empty that. On
-    PostgreSQL it lets the server prepare and bind the few statements that come again and again,
-    unless ``OPTIONS`` says otherwise: to plan an append takes as long as to run a small one.
+    It commits by itself, whatever ``AUTOCOMMIT`` says, and keeps no log of its queries in DEBUG:
+    no request's end would ever empty that. On PostgreSQL it lets the server prepare and bind the
+    few statements that come again and again, unless ``OPTIONS`` says otherwise: to plan an append
+    takes as long as to run a small one.
     """
     settings = connections.settings[using]
     options = {key: value for key, value in settings["OPTIONS"].items() if key != "pool"}
@@ -123,7 +125,7 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
             **CONNECTION_DEADLINES,
             **options,
         }
-    settings = {**settings, "CONN_MAX_AGE": None, "OPTIONS": options}
+    settings = {**settings, "AUTOCOMMIT": True, "CONN_MAX_AGE": None, "OPTIONS": options}
     backend = load_backend(settings["ENGINE"]).DatabaseWrapper
     prepares = options.get("server_side_binding") and options.get("prepare_threshold") is not None
     bases = (Preparing, backend) if prepares else (backend,)
@@ -198,11 +200,3 @@ def guarded_repeatable(
             raise
     return guarded(using, function, *args, **kwargs)
 
-
-def in_transaction(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether what is done on a connection is the caller's to commit."""
-    if connection.connection is None:
-        autocommit = connection.settings_dict["AUTOCOMMIT"]
-    else:
-        autocommit = connection.autocommit
-    return connection.in_atomic_block or not autocommit

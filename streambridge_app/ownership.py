@@ -20,7 +20,7 @@ from django.db.models.signals import post_delete
 from .conf import streambridge_settings
 
 
-class OwnerDescriptor(ForwardManyToOneDescriptor):
+class OwnerDescriptor(ForwardManyToOneDescriptor):  # type: ignore[type-arg]  # Django's takes none
     """Finds the owner of a run where the users are, not where the run is; None if there is none."""
 
     def get_queryset(self, **hints: Any) -> models.QuerySet[Any]:

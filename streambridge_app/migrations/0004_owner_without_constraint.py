@@ -5,12 +5,13 @@ It keeps the log from living in another database than the users.
 """
 
 import copy
+from typing import Any
 
 from django.conf import settings
 from django.db import migrations
 
 
-def drop_constraint(apps, schema_editor):
+def drop_constraint(apps: Any, schema_editor: Any) -> None:
     """Drop it where there is one. On SQLite that makes the table anew, with all that is in it."""
     run = apps.get_model("streambridge_app", "Run")
     connection = schema_editor.connection
@@ -36,7 +37,7 @@ def drop_constraint(apps, schema_editor):
             )
 
 
-def _last_number(cursor, connection, run):
+def _last_number(cursor: Any, connection: Any, run: Any) -> Any:
     if connection.vendor != "sqlite":
         return None
     cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = %s", [run._meta.db_table])
