@@ -10,6 +10,9 @@ class StreamBridgeConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from . import retention  # models can't be imported before
+
         checks.install()
         ownership.install()
+        retention.install()
         redaction.install()

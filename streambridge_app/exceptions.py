@@ -14,6 +14,7 @@ Every error that StreamBridge raises by itself.
      ├── CancelRequested (RuntimeError)  a handle made to raise when its run is to stop
      ├── InsideTransaction (RuntimeError)  a self-committing call inside atomic()
      ├── BridgeClosed (RuntimeError)     publishing through a bridge after close()
+     ├── LogOutdated (RuntimeError)      the log's tables are missing, or of another version
      └── LogUnavailable (ConnectionError)  the database can't be reached; try again
 
 Each message says what was wrong, with the value, and what to do about it.
@@ -62,6 +63,10 @@ class InsideTransaction(StreamBridgeError, RuntimeError):
 
 class BridgeClosed(StreamBridgeError, RuntimeError):
     """The bridge was closed; get a new one from ``get_bridge()``."""
+
+
+class LogOutdated(StreamBridgeError, RuntimeError):
+    """A table or column of the log is not there: it takes ``manage.py migrate``."""
 
 
 class LogUnavailable(StreamBridgeError, ConnectionError):

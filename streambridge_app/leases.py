@@ -10,7 +10,6 @@ to renew them: after an outage, all of them look dead.
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
 from collections.abc import Callable, Collection, Sequence
@@ -19,7 +18,8 @@ from typing import Final
 from django.db import connections
 
 from . import liveness
-from .exceptions import BridgeClosed, LogUnavailable
+from .complaints import Complaints
+from .exceptions import BridgeClosed
 from .log_threads import LogThreads, guarded
 from .pipeline import Pipeline
 from .writes import Written
@@ -35,8 +35,6 @@ LONGEST_BREAK: Final = 5_000
 
 EXPIRED_AT_ONCE: Final = 100
 """Runs ended in one transaction."""
-
-logger = logging.getLogger("streambridge")
 
 
 class Keeper:
@@ -87,6 +85,7 @@ class Keeper:
         self._threads.close()
 
     def _keep(self) -> None:
+        complaints = Complaints("Looking after the leases failed.")
         while not self._closing.wait(self._interval):
             with self._lock:
                 held = list(self._held)
@@ -96,10 +95,8 @@ class Keeper:
                     return
             try:
                 guarded(self._using, self._look, held)
-            except LogUnavailable:
-                continue
-            except Exception:
-                logger.exception("Looking after the leases failed.")
+            except Exception as error:
+                complaints.about(error)
             finally:
                 del held  # whoever forgets a handle meanwhile
 

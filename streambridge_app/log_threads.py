@@ -15,12 +15,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, ParamSpec, TypeVar
 
-from django.db import Error, connections
+from django.db import DEFAULT_DB_ALIAS, Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
 
 from .bridge import closed
-from .exceptions import BridgeClosed, LogUnavailable
+from .exceptions import BridgeClosed, InvalidEvent, InvalidRunId, LogOutdated, LogUnavailable
 from .failures import Failure, failure_of
 from .libpq import Preparing
 from .transactions import in_transaction
@@ -154,6 +154,8 @@ def guarded_on(
     Raises:
         LogUnavailable: the database failed. Inside the caller's transaction, that is lost.
             Outside, nothing was committed, unless ``written`` is None: the connection broke.
+        LogOutdated: a table or column is not there.
+        InvalidRunId, InvalidEvent: the database's encoding doesn't have a character of it.
     """
     alone = not in_transaction(connection)
     if connection.errors_occurred and alone:
@@ -168,6 +170,10 @@ def guarded_on(
         failure = failure_of(error)
         if failure is Failure.OTHER:
             raise
+        if failure is Failure.SCHEMA:
+            raise outdated(connection.alias, error) from error
+        if failure is Failure.UNENCODABLE:
+            raise unencodable(connection.alias, error, *args[:1]) from error
         if alone and failure in (Failure.LOST, Failure.STALE):
             with contextlib.suppress(Error):
                 connection.close()
@@ -200,3 +206,24 @@ def guarded_repeatable(
             raise
     return guarded(using, function, *args, **kwargs)
 
+
+def outdated(alias: str, error: Error) -> LogOutdated:
+    """Return the error of a log whose tables are missing, or older than this code."""
+    option = "" if alias == DEFAULT_DB_ALIAS else f" --database {alias}"
+    return LogOutdated(
+        f"The tables of the log in the database {alias!r} are missing or of another version: "
+        f"{_first_line(error)}. Run manage.py migrate{option}."
+    )
+
+
+def unencodable(alias: str, error: Error, run_id: object = None) -> InvalidRunId | InvalidEvent:
+    """Return the error of text that a database can't hold: of an id, if that has such text."""
+    kind = InvalidRunId if isinstance(run_id, str) and not run_id.isascii() else InvalidEvent
+    return kind(
+        f"The encoding of the database {alias!r}, which holds the log, can't hold this text: "
+        f"{_first_line(error)}. Keep the log in a database with the encoding UTF8."
+    )
+
+
+def _first_line(error: Error) -> str:
+    return str(error).partition("\n")[0]

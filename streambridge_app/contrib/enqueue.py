@@ -29,9 +29,9 @@ def enqueue(
     """
     Create a run, send its task, and return the run's id.
 
-    Inside ``transaction.atomic()`` the task is sent after the commit, on whichever database that
-    is, so that no worker comes before the run and what belongs to it. A task that can't be sent ends its run ``error``; one that never starts,
-    as one that is revoked, leaves it to its lease.
+    Inside ``transaction.atomic()``, of whichever databases, the task is sent after the commit, so
+    that no worker comes before the run and what belongs to it. A task that can't be sent ends its
+    run ``error``; one that never starts, as one that is revoked, leaves it to its lease.
 
     Args:
         send: called with the run's id.
