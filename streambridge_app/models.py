@@ -18,7 +18,6 @@ from .conf import streambridge_settings
 from .ownership import OwnerField
 from .runs import CANCELLED, ERROR, LOST, RUNNING, SUCCESS
 
-
 M = TypeVar("M", bound=models.Model)
 
 

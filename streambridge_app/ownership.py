@@ -14,6 +14,7 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
 from django.db import models, router, transaction
 from django.db.models.fields.related_descriptors import ForwardManyToOneDescriptor
 from django.db.models.signals import post_delete
@@ -49,7 +50,11 @@ def owners_named(name: str) -> list[Any]:
     """Return the primary keys of the users with a name, which they log in by: one, if any."""
     users = get_user_model()
     found = users._default_manager.using(router.db_for_read(users))
-    return list(found.filter(**{users.USERNAME_FIELD: name}).values_list("pk", flat=True)[:1])
+    try:
+        named = found.filter(**{users.USERNAME_FIELD: name})
+    except (ValueError, ValidationError):  # no name at all, where names are numbers
+        return []
+    return list(named.values_list("pk", flat=True)[:1])
 
 
 def install() -> None:
