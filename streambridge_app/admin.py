@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.paginator import Paginator
-from django.db import transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Length, Substr
 from django.forms import Media
@@ -34,8 +33,10 @@ from django.utils.translation import ngettext
 from .conf import streambridge_settings
 from .exceptions import RunEnded, RunNotFound
 from .models import Event, Run
+from .ownership import owners_named
 from .registry import get_sync_bridge
 from .runs import CANCELLED
+from .transactions import after_commits
 
 LISTED_RUNS: Final = 10_000
 """Runs that the list leads to, at most: the newest that match. More are not even counted."""
@@ -111,9 +112,8 @@ class EventPage(NamedTuple):
 class RunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class takes none
     list_display = ("run_id", "status_label", "owner", "event_count", "duration", "age")
     list_filter = ("status", "created_at")
-    list_select_related = ("owner",)
     search_fields = ("run_id",)
-    search_help_text = _("Part of a run id")
+    search_help_text = _("Part of a run id, or the name of an owner")
     ordering = ("-created_at",)
     show_facets = admin.ShowFacets.NEVER
     show_full_result_count = False
@@ -152,7 +152,17 @@ class RunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class ta
     def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
         # Without a run id, its deletion is under way.
         runs = super().get_queryset(request).using(streambridge_settings.DATABASE)
+        # No join: users may be in another database.
+        runs = runs.prefetch_related("owner")
         return runs.filter(run_id__isnull=False).defer("metadata_json")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Run], search_term: str
+    ) -> tuple[QuerySet[Run], bool]:
+        found, may_repeat = super().get_search_results(request, queryset, search_term)
+        if search_term:
+            found |= queryset.filter(owner_id__in=owners_named(search_term))
+        return found, may_repeat
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -305,10 +315,7 @@ class RunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class ta
     def _delete(self, runs: Iterable[Run]) -> None:
         # The bridge deletes on a connection of its own, which on SQLite waits for this one.
         for run in runs:
-            transaction.on_commit(
-                partial(get_sync_bridge().cleanup, str(run.run_id)),
-                using=streambridge_settings.DATABASE,
-            )
+            after_commits(partial(get_sync_bridge().cleanup, str(run.run_id)))
 
 
 def _event_page(run: Run, request: HttpRequest) -> EventPage:

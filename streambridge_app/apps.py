@@ -1,7 +1,7 @@
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
 
-from . import checks, redaction
+from . import checks, ownership, redaction
 
 
 class StreamBridgeConfig(AppConfig):
@@ -10,5 +10,9 @@ class StreamBridgeConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from . import retention  # models can't be imported before
+
         checks.install()
+        ownership.install()
+        retention.install()
         redaction.install()

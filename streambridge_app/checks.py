@@ -1,7 +1,8 @@
 """
 What ``manage.py check`` says about the settings: each mistake by an id, with what to do.
 
-It must never connect to anything: what it finds, it finds in the settings.
+It must never connect to anything: what it finds, it finds in the settings. Only what Django calls
+checks of databases, which run when one is named (``check --database``, ``migrate``), may ask that.
 
 ======== =====================================================================
 ``E000`` ``STREAMBRIDGE`` is not a dict
@@ -15,6 +16,8 @@ It must never connect to anything: what it finds, it finds in the settings.
 ``E106`` the class of the channel layer can't be imported
 ``E107`` the SQLite database is in memory
 ``E110`` the ASGI application can't be imported or called, or is a WSGI one
+``E120`` the driver of PostgreSQL is psycopg2
+``E121`` the version of SQLite is too old
 ``W001`` the in-memory channel layer outside ``DEBUG``
 ``W002`` SQLite without WAL or without IMMEDIATE transactions
 ``W003`` ``CONN_MAX_AGE`` is not 0
@@ -23,6 +26,7 @@ It must never connect to anything: what it finds, it finds in the settings.
 ``W006`` no channel layer
 ``W010`` in ``DEBUG``, a ``runserver`` that serves WSGI
 ``W040`` tasks run where they are sent, so that a page waits for all of its run
+``W020`` the encoding of the PostgreSQL database is not UTF8
 ======== =====================================================================
 """
 
@@ -30,6 +34,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -38,7 +43,7 @@ import django
 from channels.layers import InMemoryChannelLayer
 from django.conf import settings
 from django.core import mail
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import get_commands
@@ -52,6 +57,14 @@ from .conf import NAME, OPTIONS, given
 TAG: Final = "streambridge"
 
 _IMMEDIATE: Final = "django.tasks.backends.immediate.ImmediateBackend"
+LEAST_SQLITE: Final = (3, 35, 0)
+"""The first with ``RETURNING``."""
+
+ENCODING_HINT: Final = (
+    "Keep the log in a database made with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0; "
+    f"{NAME}['DATABASE'] may name another one than the default."
+)
+
 _GZIP: Final = "django.middleware.gzip.GZipMiddleware"
 _WAL: Final = re.compile(r"journal_mode\s*=\s*['\"]?wal\b", re.IGNORECASE)
 
@@ -178,6 +191,59 @@ def check_database_in_memory(**kwargs: Any) -> list[CheckMessage]:
             "of its own.",
             "Let NAME be a file; or, in unit tests, BACKEND "
             "'streambridge_app.backends.memory.MemoryBridge'.",
+        )
+    ]
+
+
+def check_postgresql_driver(**kwargs: Any) -> list[CheckMessage]:
+    """E120."""
+    if _vendor() != "postgresql":
+        return []
+    from django.db.backends.postgresql.psycopg_any import is_psycopg3  # there is one by now
+
+    if is_psycopg3:
+        return []
+    return [
+        _error(
+            "E120",
+            "The driver of PostgreSQL is psycopg2, whose errors don't say whether an event was "
+            "stored.",
+            "Install psycopg 3 (`pip install psycopg[binary]`); Django takes it when both are "
+            "there.",
+        )
+    ]
+
+
+def check_sqlite_version(**kwargs: Any) -> list[CheckMessage]:
+    """E121."""
+    if _vendor() != "sqlite" or sqlite3.sqlite_version_info >= LEAST_SQLITE:
+        return []
+    least = ".".join(map(str, LEAST_SQLITE))
+    return [
+        _error(
+            "E121",
+            f"SQLite is {sqlite3.sqlite_version}: the log needs {least} or newer.",
+            "Use a Python that comes with a newer SQLite, or PostgreSQL.",
+        )
+    ]
+
+
+def check_encoding(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """W020."""
+    alias = _value("DATABASE")
+    if _vendor() != "postgresql" or alias not in (databases or ()):
+        return []
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SHOW server_encoding")
+        (encoding,) = cursor.fetchone()
+    if encoding == "UTF8":
+        return []
+    return [
+        _warning(
+            "W020",
+            f"The database {alias!r}, which holds the log, has the encoding {encoding}: events "
+            "with other characters are refused.",
+            ENCODING_HINT,
         )
     ]
 
@@ -359,6 +425,8 @@ CHECKS: Final[Sequence[Callable[..., list[CheckMessage]]]] = (
     check_database_vendor,
     check_channel_layer_class,
     check_database_in_memory,
+    check_postgresql_driver,
+    check_sqlite_version,
     check_in_memory_layer,
     check_sqlite_options,
     check_conn_max_age,
@@ -371,10 +439,15 @@ CHECKS: Final[Sequence[Callable[..., list[CheckMessage]]]] = (
 )
 
 
+DATABASE_CHECKS: Final[Sequence[Callable[..., list[CheckMessage]]]] = (check_encoding,)
+
+
 def install() -> None:
     """Register the checks with Django."""
     for check in CHECKS:
         register(check, TAG)
+    for check in DATABASE_CHECKS:
+        register(check, TAG, Tags.database)
 
 
 def _error(number: str, message: str, hint: str) -> Error:
@@ -436,6 +509,17 @@ def _layer_path() -> str | None:
     """Return the dotted path of the channel layer, if there is one by that alias."""
     layer = _channel_layers().get(_value("CHANNEL_LAYER"))
     return None if layer is None else str(layer.get("BACKEND", ""))
+
+
+def _vendor() -> str | None:
+    """Return what kind of database the log's is, if other checks have nothing to say of that."""
+    alias = _value("DATABASE")
+    if alias not in connections.settings:
+        return None
+    try:
+        return connections[alias].vendor
+    except ImproperlyConfigured:
+        return None
 
 
 def _sqlite() -> dict[str, Any] | None:

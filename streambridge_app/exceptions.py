@@ -15,6 +15,7 @@ Every error that StreamBridge raises by itself.
      ├── InsideTransaction (RuntimeError)  a self-committing call inside atomic()
      ├── BridgeClosed (RuntimeError)     publishing through a bridge after close()
      ├── GreenThreadsUnsupported (RuntimeError)  patched threads that the bridge can't work with
+     ├── LogOutdated (RuntimeError)      the log's tables are missing, or of another version
      └── LogUnavailable (ConnectionError)  the database can't be reached; try again
 
 Each message says what was wrong, with the value, and what to do about it.
@@ -67,6 +68,10 @@ class BridgeClosed(StreamBridgeError, RuntimeError):
 
 class GreenThreadsUnsupported(StreamBridgeError, RuntimeError):
     """The threads of this process were patched in a way, or too late, to work with."""
+
+
+class LogOutdated(StreamBridgeError, RuntimeError):
+    """A table or column of the log is not there: it takes ``manage.py migrate``."""
 
 
 class LogUnavailable(StreamBridgeError, ConnectionError):

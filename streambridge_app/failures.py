@@ -25,6 +25,10 @@ class Failure(enum.Enum):
     """Nothing was written, for another transaction was in the way: it may be tried again."""
     REFUSED = enum.auto()
     """Nothing was written: a lock was not to be had in time, or something is full."""
+    SCHEMA = enum.auto()
+    """Nothing was written: a table or column of the log is not there."""
+    UNENCODABLE = enum.auto()
+    """Nothing was written: the encoding of the database has no such character."""
     OTHER = enum.auto()
     """Not a matter of the database being reached: an error of a program."""
 
@@ -44,7 +48,16 @@ _BY_SQLSTATE = {
     "57P03": Failure.STALE,  # cannot_connect_now
     "40001": Failure.CONFLICT,  # serialization_failure
     "40P01": Failure.CONFLICT,  # deadlock_detected
+    "42P01": Failure.SCHEMA,  # undefined_table
+    "42703": Failure.SCHEMA,  # undefined_column
+    "22021": Failure.UNENCODABLE,  # character_not_in_repertoire
+    "22P05": Failure.UNENCODABLE,  # untranslatable_character
 }
+
+_SQLITE_ERROR = 1
+"""SQLite's code for SQL that is wrong, or does not fit the tables there are."""
+
+_SQLITE_SCHEMA = ("no such table", "no such column", "has no column named")
 
 
 def failure_of(error: Error) -> Failure:
@@ -58,8 +71,12 @@ def failure_of(error: Error) -> Failure:
         return Failure.REFUSED if isinstance(error, OperationalError) else Failure.OTHER
     if not isinstance(error, OperationalError | InterfaceError):
         return Failure.OTHER
-    # A server names its errors, so this is the connection's; SQLite has none, and no such names.
-    return Failure.REFUSED if _is_of_sqlite(error) else Failure.LOST
+    if not _is_of_sqlite(error):
+        return Failure.LOST  # a server names its errors, so this is the connection's
+    if getattr(error.__cause__, "sqlite_errorcode", None) == _SQLITE_ERROR:
+        wrong_schema = any(text in str(error) for text in _SQLITE_SCHEMA)
+        return Failure.SCHEMA if wrong_schema else Failure.OTHER
+    return Failure.REFUSED
 
 
 def is_locked(error: Error) -> bool:

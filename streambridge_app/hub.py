@@ -19,7 +19,8 @@ from channels.layers import BaseChannelLayer
 from . import background, reading
 from .announce import News, is_process_local
 from .bridge import closed
-from .exceptions import BridgeClosed, LogUnavailable
+from .complaints import Complaints
+from .exceptions import BridgeClosed
 from .followed import Followed
 from .garbage import tune
 from .leases import LOOK_INTERVAL, Watch
@@ -153,20 +154,20 @@ class Hub:
 
     async def _sweep(self) -> None:
         using = self._options.using
+        complaints = Complaints("Sweeping the log failed.")
         while True:
             await asyncio.sleep(self._options.sweep_interval)
             steps = sweep(using)
             try:
                 while await self._sweeper.call(next, steps, None) is not None:
                     pass
-            except LogUnavailable:
-                continue
             except BridgeClosed:  # the interpreter is ending
                 return
-            except Exception:
-                logger.exception("Sweeping the log failed.")
+            except Exception as error:
+                complaints.about(error)
 
     async def _keep_watch(self) -> None:
+        complaints = Complaints("Looking for runs that were left failed.")
         while True:
             await asyncio.sleep(LOOK_INTERVAL)
             visited, self._visited = self._visited, set()
@@ -177,8 +178,7 @@ class Hub:
                 return
             except Exception as error:
                 self._visited |= visited
-                if not isinstance(error, LogUnavailable):
-                    logger.exception("Looking for runs that were left failed.")
+                complaints.about(error)
 
     @property
     def closed(self) -> bool:

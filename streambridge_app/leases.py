@@ -10,7 +10,6 @@ to renew them: after an outage, all of them look dead.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -21,7 +20,7 @@ from django.db import connections
 
 from . import liveness
 from .bridge import closed
-from .exceptions import LogUnavailable
+from .complaints import Complaints
 from .log_threads import check_process, guarded, own_connection
 from .pipeline import Pipeline
 from .writes import Written
@@ -37,8 +36,6 @@ LONGEST_BREAK: Final = 5_000
 
 EXPIRED_AT_ONCE: Final = 100
 """Runs ended in one transaction."""
-
-logger = logging.getLogger("streambridge")
 
 
 class Keeper:
@@ -102,6 +99,7 @@ class Keeper:
             connections[self._using].close()
 
     def _look_again(self) -> None:
+        complaints = Complaints("Looking after the leases failed.")
         while not self._closing.wait(self._interval):
             with self._lock:
                 held = list(self._held)
@@ -110,10 +108,8 @@ class Keeper:
                     return
             try:
                 guarded(self._using, self._look, held)
-            except LogUnavailable:
-                continue
-            except Exception:
-                logger.exception("Looking after the leases failed.")
+            except Exception as error:
+                complaints.about(error)
             finally:
                 del held  # whoever forgets a handle meanwhile
 

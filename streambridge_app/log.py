@@ -130,9 +130,8 @@ def _create(runs: Sequence[tuple[str, Any, str]], using: str) -> list[int]:
         )
         keys = [key for (key,) in cursor.fetchall()]
     # Read after the insertion, which waits for a deletion of the same id to commit.
-    Run.objects.using(using).filter(
-        id__in=keys, epoch__lte=EpochFloor.objects.values("epoch")[:1]
-    ).update(epoch=Subquery(EpochFloor.objects.values("epoch")[:1]) + 1)
+    floor = Subquery(EpochFloor.objects.using(using).values("epoch")[:1])
+    Run.objects.using(using).filter(id__in=keys, epoch__lte=floor).update(epoch=floor + 1)
     return keys
 
 

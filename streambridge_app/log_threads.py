@@ -16,15 +16,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final, ParamSpec, TypeVar
 
-from django.db import Error, connections
+from django.db import DEFAULT_DB_ALIAS, Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
 
 from . import green_threads
 from .bridge import closed
-from .exceptions import BridgeClosed, LogUnavailable
+from .exceptions import BridgeClosed, InvalidEvent, InvalidRunId, LogOutdated, LogUnavailable
 from .failures import Failure, failure_of, is_locked
 from .libpq import Preparing
+from .transactions import in_transaction
 
 CONNECTION_DEADLINES: Final = {
     "connect_timeout": 5,
@@ -137,10 +138,11 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
     """
     Return a new connection to a database that stays open until it is closed.
 
-    It keeps no log of its queries in DEBUG: no request's end would ever empty that. On
-    PostgreSQL it lets the server prepare and bind the few statements that come again and again,
-    unless ``OPTIONS`` says otherwise: to plan an append takes as long as to run a small one.
-    Under green threads it never waits in C for long: neither in libpq nor in SQLite.
+    It commits by itself, whatever ``AUTOCOMMIT`` says, and keeps no log of its queries in DEBUG:
+    no request's end would ever empty that. On PostgreSQL it lets the server prepare and bind the
+    few statements that come again and again, unless ``OPTIONS`` says otherwise: to plan an append
+    takes as long as to run a small one. Under green threads it never waits in C for long: neither
+    in libpq nor in SQLite.
     """
     settings = connections.settings[using]
     options = {key: value for key, value in settings["OPTIONS"].items() if key != "pool"}
@@ -156,7 +158,7 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
     if green and connections[using].vendor == "sqlite":
         patience = options.get("timeout", SQLITE_TIMEOUT)
         options["timeout"] = GREEN_TIMEOUT
-    settings = {**settings, "CONN_MAX_AGE": None, "OPTIONS": options}
+    settings = {**settings, "AUTOCOMMIT": True, "CONN_MAX_AGE": None, "OPTIONS": options}
     backend = load_backend(settings["ENGINE"]).DatabaseWrapper
     prepares = options.get("server_side_binding") and options.get("prepare_threshold") is not None
     bases = (Preparing, backend) if prepares and not green else (backend,)
@@ -185,6 +187,8 @@ def guarded_on(
     Raises:
         LogUnavailable: the database failed. Inside the caller's transaction, that is lost.
             Outside, nothing was committed, unless ``written`` is None: the connection broke.
+        LogOutdated: a table or column is not there.
+        InvalidRunId, InvalidEvent: the database's encoding doesn't have a character of it.
     """
     alone = not in_transaction(connection)
     if connection.errors_occurred and alone:
@@ -201,6 +205,10 @@ def guarded_on(
             failure = failure_of(error)
             if failure is Failure.OTHER:
                 raise
+            if failure is Failure.SCHEMA:
+                raise outdated(connection.alias, error) from error
+            if failure is Failure.UNENCODABLE:
+                raise unencodable(connection.alias, error, *args[:1]) from error
             if give_up_at is None:
                 give_up_at = time.monotonic() + getattr(connection, "patience", 0.0)
             if not (alone and is_locked(error)) or time.monotonic() >= give_up_at:
@@ -243,10 +251,23 @@ def guarded_repeatable(
     return guarded(using, function, *args, **kwargs)
 
 
-def in_transaction(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether what is done on a connection is the caller's to commit."""
-    if connection.connection is None:
-        autocommit = connection.settings_dict["AUTOCOMMIT"]
-    else:
-        autocommit = connection.autocommit
-    return connection.in_atomic_block or not autocommit
+def outdated(alias: str, error: Error) -> LogOutdated:
+    """Return the error of a log whose tables are missing, or older than this code."""
+    option = "" if alias == DEFAULT_DB_ALIAS else f" --database {alias}"
+    return LogOutdated(
+        f"The tables of the log in the database {alias!r} are missing or of another version: "
+        f"{_first_line(error)}. Run manage.py migrate{option}."
+    )
+
+
+def unencodable(alias: str, error: Error, run_id: object = None) -> InvalidRunId | InvalidEvent:
+    """Return the error of text that a database can't hold: of an id, if that has such text."""
+    kind = InvalidRunId if isinstance(run_id, str) and not run_id.isascii() else InvalidEvent
+    return kind(
+        f"The encoding of the database {alias!r}, which holds the log, can't hold this text: "
+        f"{_first_line(error)}. Keep the log in a database with the encoding UTF8."
+    )
+
+
+def _first_line(error: Error) -> str:
+    return str(error).partition("\n")[0]

@@ -8,13 +8,25 @@ which its events get their numbers.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from .conf import streambridge_settings
+from .ownership import OwnerField
 from .runs import CANCELLED, ERROR, LOST, RUNNING, SUCCESS
+
+M = TypeVar("M", bound=models.Model)
+
+
+class LogManager(models.Manager[M]):
+    """Looks where the log is, without a router as well; elsewhere after ``using()``."""
+
+    def get_queryset(self) -> models.QuerySet[M]:
+        queryset = super().get_queryset()
+        return queryset if self._db else queryset.using(streambridge_settings.DATABASE)
 
 
 class Run(models.Model):
@@ -40,12 +52,13 @@ class Run(models.Model):
     status = models.CharField(
         _("status"), max_length=16, choices=Status.choices, default=Status.RUNNING
     )
-    owner = models.ForeignKey(
+    owner = OwnerField(  # looked after in `ownership`
         settings.AUTH_USER_MODEL,
         verbose_name=_("owner"),
         null=True,
         blank=True,
-        on_delete=models.SET_NULL,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
         related_name="+",
     )
     metadata_json = models.TextField(_("metadata"), default="{}")
@@ -95,6 +108,8 @@ class Run(models.Model):
         blank=True,
         help_text=_("Time from its end to its deletion; null: what the settings say."),
     )
+
+    objects = LogManager()
 
     class Meta:
         verbose_name = _("run")
@@ -160,6 +175,8 @@ class Event(models.Model):
     data = models.TextField(_("data"), help_text=_("One line of JSON text."))
     created_at = models.DateTimeField(_("created"))
 
+    objects = LogManager()
+
     class Meta:
         verbose_name = _("event")
         verbose_name_plural = _("events")
@@ -178,6 +195,8 @@ class EventKey(models.Model):
     key = models.CharField(_("key"), max_length=255)
     seq = models.BigIntegerField(_("number"))
 
+    objects = LogManager()
+
     class Meta:
         verbose_name = _("event key")
         verbose_name_plural = _("event keys")
@@ -191,6 +210,8 @@ class EpochFloor(models.Model):
 
     id = models.SmallIntegerField(primary_key=True, default=1)
     epoch = models.BigIntegerField(default=0)
+
+    objects = LogManager()
 
     class Meta:
         verbose_name = _("epoch floor")

@@ -9,14 +9,14 @@ news miss in one more.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from . import reading
 from .bridge import closed
+from .complaints import Complaints
 from .cursor import Verdict
-from .exceptions import BridgeClosed, LogUnavailable
+from .exceptions import BridgeClosed
 from .follow import RETRY_DELAY
 from .followed import Followed
 from .log_threads import LogThreads
@@ -35,8 +35,6 @@ ACTIVE_POLL_INTERVAL: Final = 0.005
 
 ACTIVE_SECONDS: Final = 0.25
 """How long that while is."""
-
-logger = logging.getLogger("streambridge")
 
 
 class Poller:
@@ -81,6 +79,7 @@ class Poller:
         self._awaiting = False
         """Whether the last tick left something to the messages."""
         self._data_version: int | None = None
+        self._complaints = Complaints("Looking at the log failed.")
 
     async def look(self, run_id: str) -> None:
         """
@@ -127,8 +126,7 @@ class Poller:
                 _settle(looks.values(), error)
                 self._stale |= stale
                 self._data_version = None  # a new connection counts from anew
-                if not isinstance(error, LogUnavailable):
-                    logger.exception("Looking at the log failed.")
+                self._complaints.about(error)
                 await asyncio.sleep(RETRY_DELAY)
             except asyncio.CancelledError:
                 _settle(looks.values(), closed())

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
-from django.db import connections
+from django.db import DataError, connections
 
+from .failures import Failure, failure_of
 from .models import Event, Run
 from .runs import RunHead
 from .tail import Batch
@@ -162,8 +163,20 @@ _HEADS = f"SELECT run_id, id, epoch, head, floor, status FROM {_RUN} WHERE run_i
 
 def heads(run_ids: Iterable[str], using: str) -> dict[str, RunHead]:
     """Return the heads of those of the runs that exist, by run id."""
-    found = {}
     wanted = list(run_ids)
+    try:
+        return _heads(wanted, using)
+    except DataError as error:
+        if failure_of(error) is not Failure.UNENCODABLE:
+            raise
+        if len(wanted) == 1:
+            return {}  # the database has no such character, and so no such run
+        middle = len(wanted) // 2  # the others must not suffer by it
+        return heads(wanted[:middle], using) | heads(wanted[middle:], using)
+
+
+def _heads(wanted: Sequence[str], using: str) -> dict[str, RunHead]:
+    found = {}
     with connections[using].cursor() as cursor:
         for start in range(0, len(wanted), RUNS_PER_QUERY):
             some = wanted[start : start + RUNS_PER_QUERY]

@@ -21,7 +21,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from . import log
 from .commit_times import commit_time
-from .exceptions import LogUnavailable
+from .exceptions import InvalidEvent, InvalidRunId, LogUnavailable
 from .log_threads import guarded_on
 from .models import Event, Run
 from .tail import Batch
@@ -69,6 +69,8 @@ class Appender:
                 return list(guarded_on(connection, attempt))
             except LogUnavailable as error:
                 failure = error
+            except InvalidEvent as error:  # to the encoding of the database
+                return [done.get(write.run_id) or _at_fault(write, error) for write in writes]
             except Exception as error:
                 outcome = error if known else _unknown(error)
                 return [done.get(write.run_id, outcome) for write in writes]
@@ -140,6 +142,13 @@ def _committed(write: Write, run: Run, using: str, at: datetime.datetime) -> Bat
     if not rows or not ours:
         return Batch(run.epoch, run.head + 1, (), ())
     return Batch(run.epoch, rows[0][0], [row[1] for row in rows], [row[2] for row in rows])
+
+
+def _at_fault(write: Write, error: InvalidEvent) -> InvalidEvent | InvalidRunId:
+    """Return the error of a write whose text the database can't hold."""
+    if write.run_id.isascii() or not "".join([*write.names, *write.data]).isascii():
+        return error
+    return InvalidRunId(str(error))
 
 
 def _unknown(failure: Exception) -> LogUnavailable:

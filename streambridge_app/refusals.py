@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from .exceptions import (
     BridgeClosed,
     InvalidCursor,
     InvalidRunId,
+    LogOutdated,
     LogUnavailable,
     RunEnded,
     RunNotFound,
@@ -20,6 +22,8 @@ RETRY_AFTER: Final = 5
 SHUTTING_DOWN: Final = "shutting_down"
 """The code of what a server refuses because it stops."""
 
+logger = logging.getLogger("streambridge")
+
 NOT_FOUND: Final = "There is no such run, or it is not yours to see."
 
 _TABLE: Final[dict[type[StreamBridgeError], tuple[int, str, str | None]]] = {
@@ -27,6 +31,7 @@ _TABLE: Final[dict[type[StreamBridgeError], tuple[int, str, str | None]]] = {
     InvalidRunId: (400, "invalid_run_id", None),
     RunNotFound: (404, "not_found", NOT_FOUND),
     RunEnded: (409, "run_ended", None),
+    LogOutdated: (500, "log_outdated", "The server's log is not set up for this version."),
     LogUnavailable: (503, "log_unavailable", "The log can't be reached right now. Try again."),
     BridgeClosed: (503, SHUTTING_DOWN, "This server is shutting down. Connect again."),
 }
@@ -53,5 +58,7 @@ class Refusal(Exception):
         """
         for kind, (status, code, message) in _TABLE.items():
             if isinstance(error, kind):
+                if status == 500:
+                    logger.error("%s", error)  # the client gets no word of the inside
                 return cls(status, code, message or str(error))
         raise error

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from django.db import OperationalError, connections, transaction
 from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models.signals import pre_delete
 from django.utils import timezone
 
 from .log import not_found
@@ -125,7 +126,8 @@ def over_limits(using: str) -> list[int]:
     # of a limit and a number may be none that a database has.
     runs = Run.objects.using(using)
     many = runs.filter(max_events__isnull=False, max_events__lt=F("head") - F("floor"))
-    oldest = Event.objects.filter(run_id=OuterRef("id"), seq=OuterRef("floor") + 1)
+    events = Event.objects.using(using)
+    oldest = events.filter(run_id=OuterRef("id"), seq=OuterRef("floor") + 1)
     large = runs.filter(
         max_bytes__isnull=False,
         head__gt=F("floor") + 1,
@@ -217,7 +219,7 @@ def delete(key: int, using: str, among: QuerySet[Run] | None = None) -> Iterator
         keys.filter(key__in=some)._raw_delete(using)
         _keep_claim(key, using)
         yield 0
-    Run.objects.using(using).filter(id=key).delete()
+    Run.objects.using(using).filter(id=key)._raw_delete(using)
 
 
 def delete_all(key: int, using: str) -> int:
@@ -239,14 +241,40 @@ def _claim_deletion(key: int, using: str, among: QuerySet[Run] | None) -> bool:
             if run.run_id is None and run.delete_at is not None and run.delete_at > now:
                 return False  # another is at it
             if run.run_id is not None:
-                EpochFloor.objects.using(using).bulk_create([EpochFloor()], ignore_conflicts=True)
-                EpochFloor.objects.using(using).filter(epoch__lt=run.epoch).update(epoch=run.epoch)
+                _raise_epoch_floor(run.epoch, using)
             runs.filter(id=key).update(run_id=None, delete_at=now + DELETION_CLAIM)
     except OperationalError:
         if among is None:
             raise
         return False  # it stays locked, or the next query says more
     return True
+
+
+def _raise_epoch_floor(epoch: int, using: str) -> None:
+    floors = EpochFloor.objects.using(using)
+    floors.bulk_create([EpochFloor()], ignore_conflicts=True)
+    floors.filter(epoch__lt=epoch).update(epoch=epoch)
+
+
+def install() -> None:
+    """See to it that whoever deletes runs by the ORM deletes what they have as well."""
+    pre_delete.connect(_empty, sender=Run, dispatch_uid=__name__)
+
+
+def _empty(instance: Run, using: str, **kwargs: Any) -> None:
+    """
+    Delete the events and keys of a run that is about to be deleted, in the same transaction.
+
+    No event is loaded, however many there are. The lock comes first: who publishes waits for it,
+    and then finds no run.
+    """
+    key = instance.pk
+    locked = Run.objects.using(using).filter(id=key).select_for_update()
+    epoch = locked.values_list("epoch", flat=True).first()
+    if epoch is not None:
+        _raise_epoch_floor(epoch, using)
+    Event.objects.using(using).filter(run_id=key)._raw_delete(using)
+    EventKey.objects.using(using).filter(run_id=key)._raw_delete(using)
 
 
 def _keep_claim(key: int, using: str) -> None:

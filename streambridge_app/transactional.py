@@ -1,8 +1,9 @@
 """
 The sync API of a backend that keeps its log in the database.
 
-It writes on the caller's connection: inside ``transaction.atomic()`` an event belongs to that
-transaction and appears when it commits, or never. It must not commit by itself there.
+It writes on the caller's connection: inside ``transaction.atomic()``, and in a manual transaction,
+an event belongs to that transaction and appears when it commits, or never. It must not commit by
+itself there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from . import log, retention
@@ -20,11 +22,12 @@ from .event_data import encode_data
 from .events import check_event_name, check_key, check_run_id
 from .exceptions import InsideTransaction, RunEnded
 from .lifecycle import new_end, new_run
-from .log_threads import guarded, guarded_repeatable, in_transaction
+from .log_threads import guarded_on, guarded_repeatable
 from .pipelined import PipelinedSyncProducer
 from .runs import SUCCESS, RunState
 from .signals import send_signals
 from .sync import SyncProducer, SyncStreamBridge
+from .transactions import in_transaction, is_manual, join, may_block_others
 from .writes import Write, Written
 
 if TYPE_CHECKING:
@@ -35,7 +38,13 @@ T = TypeVar("T")
 
 
 class TransactionalBridge(SyncStreamBridge):
-    """Publishes on the caller's connection and within its transaction."""
+    """
+    Publishes on the caller's connection and within its transaction.
+
+    In a manual one (``set_autocommit(False)``, or ``"AUTOCOMMIT": False`` in ``DATABASES``) what is
+    published appears at the caller's ``commit()``. Django tells nobody of that: clients get it by
+    polling, and no signal is sent.
+    """
 
     _bridge: ChannelLayerBridge
 
@@ -92,8 +101,10 @@ class TransactionalBridge(SyncStreamBridge):
             return
 
     def request_cancel(self, run_id: str) -> None:
+        check_run_id(run_id)
         self._bridge.check_open()
-        guarded_repeatable(self._using, log.request_cancel, check_run_id(run_id), self._using)
+        self._joins(connections[self._using])
+        guarded_repeatable(self._using, log.request_cancel, run_id, self._using)
 
     def trim(self, run_id: str, *, keep: int) -> int:
         return self._on_log(retention.trim, check_run_id(run_id), check_keep(keep), self._using)
@@ -105,7 +116,7 @@ class TransactionalBridge(SyncStreamBridge):
         Inside a transaction nothing waits: the deadline belongs to the transaction, and the
         sweeper deletes the run.
         """
-        if not connections[self._using].in_atomic_block:
+        if not in_transaction(connections[self._using]):
             super().cleanup(run_id, delay=delay)
             return
         deadline = timezone.now() + check_delay(delay)
@@ -126,24 +137,31 @@ class TransactionalBridge(SyncStreamBridge):
         return PipelinedSyncProducer(self, producer)
 
     def refuse_transaction(self, what: str) -> None:
-        """Raise InsideTransaction if the caller's connection is inside ``atomic()``."""
-        if connections[self._using].in_atomic_block:
+        """Raise InsideTransaction if what it does could wait for the caller's transaction."""
+        connection = connections[self._using]
+        if may_block_others(connection):
+            where = "a manual transaction" if is_manual(connection) else "transaction.atomic()"
             raise InsideTransaction(
-                f"{what} commits by itself, on a connection of its own: inside "
-                "transaction.atomic() it could wait for its own caller. Use it outside, or "
-                "publish with get_sync_bridge().publish(), which joins the transaction."
+                f"{what} commits by itself, on a connection of its own: inside {where} it could "
+                "wait for its own caller. Use it outside, or publish with "
+                "get_sync_bridge().publish(), which joins the transaction."
             )
 
     def _append(self, write: Write) -> None:
         self._bridge.check_open()
         connection = connections[self._using]  # once: each look for it takes a hundredth
+        joins = self._joins(connection)
         (outcome,) = self._bridge.appender.append_on(connection, [write])
         if isinstance(outcome, Exception):
             raise outcome
-        if in_transaction(connection):
-            transaction.on_commit(partial(self._committed, [outcome]), using=self._using)
-        else:
+        if not joins:
             self._committed([outcome])
+        elif not is_manual(connection):  # else no hook would ever be called
+            transaction.on_commit(partial(self._committed, [outcome]), using=self._using)
+
+    def _joins(self, connection: BaseDatabaseWrapper) -> bool:
+        """Return whether what is written next is the caller's to commit; it is in order if so."""
+        return in_transaction(connection) and guarded_on(connection, join, connection)
 
     def _committed(self, written: Sequence[Written]) -> None:
         self._bridge.announcer.announce(written)
@@ -151,4 +169,6 @@ class TransactionalBridge(SyncStreamBridge):
 
     def _on_log(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         self._bridge.check_open()
-        return guarded(self._using, function, *args, **kwargs)
+        connection = connections[self._using]
+        self._joins(connection)
+        return guarded_on(connection, function, *args, **kwargs)

@@ -20,12 +20,12 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty
 from typing import Final
 
 from .bridge import closed
-from .exceptions import StreamBridgeError
+from .exceptions import InvalidEvent, InvalidRunId, StreamBridgeError
 from .log_threads import LogThreads
 from .recovery import Appender, Outcome
 from .slots import COMMIT_EVENTS, COMMIT_SIZE, Group, SharedPublication, Slot
@@ -245,18 +245,48 @@ class Writer:
         outcomes = self._append(writes)
         written = [outcome for outcome in outcomes if isinstance(outcome, Written)]
         if written:
-            try:
-                self._announce(written)
-            except Exception:  # it is committed, and whoever waits must be told so
-                logger.exception("Clients were not told of a commit; they get it by polling.")
+            self._tell(written)
         wakeups: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
-        for group, outcome in zip(groups.values(), outcomes, strict=True):
-            for slot, count in group.slots:
-                wakeup = slot.settle(count, outcome)
+        for group, write, outcome in zip(groups.values(), writes, outcomes, strict=True):
+            settled: Iterator[tuple[Slot, int, Outcome]]
+            if isinstance(outcome, InvalidEvent) and len(write.names) > 1:
+                settled = self._append_singly(group, write)
+            else:
+                settled = ((slot, count, outcome) for slot, count in group.slots)
+            for slot, count, each in settled:
+                wakeup = slot.settle(count, each)
                 if wakeup is not None:
                     wakeups.setdefault(wakeup[0], []).append(wakeup[1])
         for loop, calls in wakeups.items():
             _call_on(loop, calls)
+
+    def _tell(self, written: Sequence[Written]) -> None:
+        try:
+            self._announce(written)
+        except Exception:  # it is committed, and whoever waits must be told so
+            logger.exception("Clients were not told of a commit; they get it by polling.")
+
+    def _append_singly(self, group: Group, write: Write) -> Iterator[tuple[Slot, int, Outcome]]:
+        """Append what is in a group bit by bit: others must not fail with one's data."""
+        start = 0
+        for slot, count in group.slots:
+            upto = start + count
+            ends = write.end is not None and slot is group.slots[-1][0]
+            for index in range(start, max(upto, start + 1)):
+                one = slice(index, min(index + 1, upto))
+                part = write._replace(
+                    names=write.names[one],
+                    data=write.data[one],
+                    keys=write.keys[one],
+                    end=write.end if ends and index + 1 >= upto else None,
+                )
+                (outcome,) = self._append([part])
+                if isinstance(outcome, Written):
+                    self._tell([outcome])
+                yield slot, one.stop - one.start, outcome
+                if isinstance(outcome, Exception) and not isinstance(slot, SharedPublication):
+                    break  # what a handle accepted after it is dropped
+            start = upto
 
     def _append(self, writes: list[Write]) -> Sequence[Outcome]:
         try:
@@ -292,4 +322,5 @@ def _call_all(calls: Sequence[Callable[[], None]]) -> None:
 
 
 def _is_unexpected(outcome: Outcome) -> bool:
-    return not isinstance(outcome, Written | StreamBridgeError)
+    known = isinstance(outcome, Written | StreamBridgeError)
+    return not known or isinstance(outcome, InvalidEvent | InvalidRunId)

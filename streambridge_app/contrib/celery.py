@@ -124,7 +124,8 @@ def stream(
     """
     Create a run, send its task, and return the id of both.
 
-    Inside ``transaction.atomic()`` the task is sent after the commit.
+    Inside ``transaction.atomic()`` the task is sent after the commit, on
+    whichever database that is.
 
     Args:
         task: a streamed task.
@@ -135,6 +136,7 @@ def stream(
         options: those of Celery's ``apply_async``: ``queue``, ``countdown`` …
 
     Raises:
+        InsideTransaction: in a manual transaction, of whose commit nobody hears.
         What ``create_run`` raises; what Celery raises when the broker can't be reached, after
         which the run has ended ``error``.
     """

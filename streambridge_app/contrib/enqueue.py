@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
-from django.db import connections, transaction
+from django.db import connections
 
+from .. import background
 from ..conf import streambridge_settings
 from ..exceptions import InsideTransaction
-from ..registry import get_sync_bridge
+from ..registry import get_bridge, get_sync_bridge
+from ..transactions import after_commits, is_manual, may_block_others
 
 START_SECONDS: Final = 86_400.0
 """Seconds after it is due in which a task has to start by default: longer than any queue's wait."""
@@ -28,9 +30,9 @@ def enqueue(
     """
     Create a run, send its task, and return the run's id.
 
-    Inside ``transaction.atomic()`` the task is sent after the commit, so that no worker comes
-    before the run. A task that can't be sent ends its run ``error``; one that never starts,
-    as one that is revoked, leaves it to its lease.
+    Inside ``transaction.atomic()``, of whichever databases, the task is sent after the commit, so
+    that no worker comes before the run and what belongs to it. A task that can't be sent ends its
+    run ``error``; one that never starts, as one that is revoked, leaves it to its lease.
 
     Args:
         send: called with the run's id.
@@ -39,25 +41,39 @@ def enqueue(
         options: as for :meth:`StreamBridge.create_run`.
 
     Raises:
+        InsideTransaction: in a manual transaction, of whose commit nobody hears.
         What ``create_run`` and ``send`` raise.
     """
     if lease is not None:
         lease += wait
-    run_id = get_sync_bridge().create_run(lease=lease, **options)
-    using = streambridge_settings.DATABASE
-    sending = partial(_send, send, run_id)
-    if connections[using].in_atomic_block:
-        transaction.on_commit(sending, using=using)
-    else:
-        sending()
+    create: Callable[..., str] = get_sync_bridge().create_run
+    connection = connections[streambridge_settings.DATABASE]
+    if is_manual(connection):
+        if may_block_others(connection):
+            raise InsideTransaction(
+                "A task can't be sent in a manual transaction: nobody hears of its commit, and a "
+                "worker could come before the run. Commit first, or use transaction.atomic() with "
+                "autocommit on."
+            )
+        create = _create_committed
+    run_id = create(lease=lease, **options)
+    after_commits(partial(_send, send, run_id))
     return run_id
+
+
+def _create_committed(**options: Any) -> str:
+    """Create a run on a connection of its own, which commits."""
+    return background.run(get_bridge().create_run(**options))
 
 
 def _send(send: Callable[[str], object], run_id: str) -> None:
     try:
         send(run_id)
     except Exception as error:
-        get_sync_bridge().publish_end(run_id, error=error)
+        if is_manual(connections[streambridge_settings.DATABASE]):
+            background.run(get_bridge().publish_end(run_id, error=error))
+        else:
+            get_sync_bridge().publish_end(run_id, error=error)
         raise
 
 

@@ -64,7 +64,8 @@ def stream(
     """
     Create a run, enqueue its task, and return the run's id.
 
-    Inside ``transaction.atomic()`` the task is enqueued after the commit.
+    Inside ``transaction.atomic()`` the task is enqueued after the commit, on
+    whichever database that is.
 
     Args:
         task: a streamed task; ``task.using(…)`` gives it a queue, a priority, a time.
@@ -74,6 +75,7 @@ def stream(
             lost; None: no matter when.
 
     Raises:
+        InsideTransaction: in a manual transaction, of whose commit nobody hears.
         What ``create_run`` raises; what the task's backend raises when it can't enqueue, after
         which the run has ended ``error``.
     """

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any, Final
 
+from django.apps import apps
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
@@ -73,15 +74,31 @@ def check_migrated() -> Found:
             if migration.app_label == app
         ]
         applied = sum(label == app for label, _ in loader.applied_migrations)
+        absent = _absent_tables(connection)
+    alias = connection.alias
+    if not missing and absent:
+        problem = Problem(
+            FAIL,
+            f"applied, but there is no table {', '.join(absent)}",
+            f"Let allow_migrate() of DATABASE_ROUTERS return True for {app!r} in {alias!r}; then "
+            f"run manage.py migrate {app} zero --database {alias} --fake, and migrate again.",
+        )
+        return Found(f"{applied} applied", (problem,))
     if not missing:
         return Found(f"{applied} applied, none missing")
-    alias = connection.alias
     problem = Problem(
         FAIL,
         f"not applied: {', '.join(missing)}",
         "Run manage.py migrate" + (f" --database {alias}." if alias != "default" else "."),
     )
     return Found(f"{applied} applied, {len(missing)} missing", (problem,))
+
+
+def _absent_tables(connection: BaseDatabaseWrapper) -> list[str]:
+    """Return the tables that are missing: a router may have kept them out of this database."""
+    models = apps.get_app_config(Run._meta.app_label).get_models()
+    there = connection.introspection.table_names()
+    return sorted({model._meta.db_table for model in models}.difference(there))
 
 
 def _version(connection: Any) -> str:

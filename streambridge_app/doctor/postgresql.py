@@ -8,6 +8,7 @@ from typing import Any, Final
 from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from ..checks import ENCODING_HINT
 from ..conf import streambridge_settings
 from ..log_threads import own_connection
 from .database import query
@@ -30,7 +31,12 @@ TIMEOUTS: Final = {
 _SETTINGS: Final = (
     *TIMEOUTS,
     *("synchronous_commit", "default_transaction_isolation", "transaction_read_only"),
-    *("idle_session_timeout", "max_connections", "superuser_reserved_connections"),
+    *(
+        "server_encoding",
+        "idle_session_timeout",
+        "max_connections",
+        "superuser_reserved_connections",
+    ),
     "reserved_connections",
 )
 _ROLE: Final = "in the settings of the database's role, of the database, or in postgresql.conf"
@@ -91,6 +97,12 @@ def _problems(found: Mapping[str, str]) -> Iterator[Problem]:
             FAIL,
             "nothing can be written: this is a standby, or read-only by its settings",
             "Let the database's HOST be the primary, with default_transaction_read_only off.",
+        )
+    if found.get("server_encoding", "UTF8") != "UTF8":
+        yield Problem(
+            FAIL,
+            f"the encoding is {found['server_encoding']}: events with other characters are refused",
+            ENCODING_HINT,
         )
     if found["synchronous_commit"] == "off":
         yield Problem(

@@ -92,10 +92,12 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "owner",
+                    # Without a constraint: users may live in another database than the log.
                     models.ForeignKey(
                         blank=True,
+                        db_constraint=False,
                         null=True,
-                        on_delete=django.db.models.deletion.SET_NULL,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
                         related_name="+",
                         to=settings.AUTH_USER_MODEL,
                         verbose_name="owner",

@@ -1,9 +1,12 @@
 """Clause 8: the sync API belongs to the caller's transaction, the rest commits by itself."""
 
 import asyncio
+import contextlib
+from threading import Event
 
 import pytest
 from django.db import connections, transaction
+from django.db.transaction import TransactionManagementError
 
 from streambridge_app.exceptions import InsideTransaction, RunEnded, RunNotFound
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
@@ -192,3 +195,179 @@ async def test_transactions_of_many_threads_leave_no_hole(bridge, sync_bridge, u
     events = await replay(bridge, "run")
     assert seqs(events) == list(range(1, 13))
     assert all(turn % 2 == 0 for _, turn in data(events))
+
+
+# What breaks a block, and blocks of their own kind
+
+
+async def test_a_broken_block_takes_nothing_and_says_so(bridge, sync_bridge, in_thread, using):
+    def work():
+        with transaction.atomic(using=using):
+            transaction.set_rollback(True, using=using)
+            for write in (
+                lambda: sync_bridge.publish("run", "number", 1),
+                lambda: sync_bridge.publish("run", "number", 1, key="k"),
+                lambda: sync_bridge.publish_end("run"),
+                lambda: sync_bridge.create_run("run"),
+            ):
+                with pytest.raises(TransactionManagementError, match="current transaction"):
+                    write()
+
+    await in_thread(work)
+    with pytest.raises(RunNotFound):
+        await bridge.get_run("run")
+
+
+async def test_a_durable_block_takes_events(bridge, sync_bridge, in_thread, using):
+    def work():
+        with transaction.atomic(using=using, durable=True):
+            sync_bridge.publish("run", "number", 1)
+
+    await in_thread(work)
+    assert (await bridge.get_run("run")).head == 1
+
+
+# Manual transactions
+
+
+@pytest.fixture(params=["set_autocommit(False)", "AUTOCOMMIT is False"])
+def manual(request, using, in_thread):
+    """Return a context of a thread whose transactions are its own to commit."""
+
+    @contextlib.contextmanager
+    def by_call():
+        transaction.set_autocommit(False, using=using)
+        try:
+            yield
+        finally:
+            transaction.rollback(using=using)
+            transaction.set_autocommit(True, using=using)
+
+    @contextlib.contextmanager
+    def by_settings():
+        yield
+        transaction.rollback(using=using)
+
+    if request.param == "set_autocommit(False)":
+        yield by_call
+        return
+    settings = connections.settings[using]
+    settings["AUTOCOMMIT"] = False
+    try:
+        yield by_settings
+    finally:
+        settings["AUTOCOMMIT"] = True
+
+
+def write_everything(sync_bridge, using):
+    """Write in each way that there is, and let nothing raise."""
+    sync_bridge.create_run("created", metadata={"a": 1}, lease=60)
+    sync_bridge.publish("run", "number", 1)
+    sync_bridge.publish("run", "number", 2, key="two")
+    sync_bridge.publish("run", "number", 2, key="two")
+    with transaction.atomic(using=using):
+        sync_bridge.publish("run", "number", 3)
+    sync_bridge.publish("trimmed", "number", 1)
+    sync_bridge.trim("trimmed", keep=0)
+    sync_bridge.request_cancel("run")
+    sync_bridge.cleanup("created", delay=3600)
+    sync_bridge.publish_end("run")
+    assert sync_bridge.get_run("run").head == 3
+
+
+async def test_a_manual_transaction_takes_all_that_is_written(
+    bridge, sync_bridge, in_thread, using, manual
+):
+    def work():
+        with manual():
+            write_everything(sync_bridge, using)
+            written.set()
+            assert looked.wait(10)
+            transaction.commit(using=using)
+
+    written, looked = Event(), Event()
+    async with client(bridge, "run", heartbeat=0.1) as live:
+        working = in_thread(work)
+        assert await asyncio.to_thread(written.wait, 10)
+        for _ in range(3):
+            await live.attached()
+        with pytest.raises(RunNotFound):
+            await bridge.get_run("run")
+        looked.set()
+        await working
+        events = await live.rest()
+    assert data(events) == seqs(events) == [1, 2, 3]
+    assert (await bridge.get_run("run")).cancel_requested
+    assert (await bridge.get_run("created")).metadata == {"a": 1}
+
+
+async def test_a_manual_transaction_that_is_rolled_back_leaves_nothing(
+    bridge, sync_bridge, in_thread, using, manual
+):
+    def work():
+        with manual():
+            sync_bridge.publish("run", "number", 1)
+            transaction.commit(using=using)
+            sync_bridge.create_run("other")
+            with transaction.atomic(using=using):
+                sync_bridge.publish("run", "undone", 2)
+            sync_bridge.publish_end("run")
+            transaction.rollback(using=using)
+            sync_bridge.publish("run", "number", 2)
+            transaction.commit(using=using)
+
+    await in_thread(work)
+    await bridge.publish_end("run")
+    events = await replay(bridge, "run")
+    assert data(events) == seqs(events) == [1, 2]
+    with pytest.raises(RunNotFound):
+        await bridge.get_run("other")
+
+
+async def test_a_handle_is_refused_in_a_manual_transaction(
+    bridge, sync_bridge, in_thread, using, manual
+):
+    def open_inside():
+        with manual():
+            sync_bridge.publish("other", "number", 1)
+            with pytest.raises(InsideTransaction, match="inside a manual transaction"):
+                sync_bridge.producer("run")
+
+    def flush_inside():
+        with sync_bridge.producer("run") as run:
+            run.flush()
+            with manual():
+                sync_bridge.publish("other", "number", 1)
+                with pytest.raises(InsideTransaction, match="inside a manual transaction"):
+                    run.flush()
+
+    async with deadline():
+        await in_thread(open_inside)
+        with pytest.raises(RunNotFound):
+            await bridge.get_run("run")
+        await in_thread(flush_inside)
+    assert (await bridge.get_run("run")).status == "success"
+
+
+async def test_what_commits_by_itself_does_so_where_transactions_are_manual(
+    bridge, sync_bridge, in_thread, manual, using
+):
+    def work():
+        with sync_bridge.producer("by handle") as run:
+            for number in range(1, 4):
+                run.publish("number", number)
+            run.flush()
+
+    await bridge.create_run("run", lease=60)
+    async with client(bridge, "run") as live:
+        async with bridge.producer("run") as run:
+            await run.publish("number", 1)
+            await bridge.publish("run", "number", 2)
+        events = await live.rest()
+    assert data(events) == [1, 2]
+    await in_thread(work)
+    assert data(await replay(bridge, "by handle")) == [1, 2, 3]
+    async with deadline():
+        await bridge.cleanup("run")
+    with pytest.raises(RunNotFound):
+        await bridge.get_run("run")

@@ -142,7 +142,7 @@ def test_list_takes_few_queries_whatever_is_in_the_database(
         for n in range(LISTED_RUNS + 50)
     ]
     Run.objects.bulk_create(runs, batch_size=1000)
-    with django_assert_num_queries(4) as captured:  # session, user, runs (bounded), one page
+    with django_assert_num_queries(5) as captured:  # session, user, runs (bounded), a page, owners
         html = text(admin, LIST)
     assert f"LIMIT {LISTED_RUNS}" in captured[2]["sql"]
     assert "streambridge_app_event" not in str(captured.captured_queries)

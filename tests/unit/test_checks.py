@@ -83,7 +83,8 @@ def test_says_nothing_about_good_settings() -> None:
 
 def test_every_id_is_listed_once() -> None:
     listed = re.findall(r"^``([EW]\d{3})``", checks.__doc__ or "", re.MULTILINE)
-    by_function = [check.__doc__.strip(".") for check in checks.CHECKS if check.__doc__]
+    every = [*checks.CHECKS, *checks.DATABASE_CHECKS]
+    by_function = [check.__doc__.strip(".") for check in every if check.__doc__]
     assert listed == [*dict.fromkeys(listed)]
     assert {*by_function} - {"E001 and following: the numbers of the options"} == {*listed}
 
