@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 from . import cursor
 from .events import check_run_id
@@ -30,6 +31,13 @@ def milliseconds(name: str, seconds: float | None) -> int | None:
             f"{name} must be more than 0 and up to {MAX_DELAY:,} seconds, or None, not {seconds!r}."
         )
     return max(1, round(seconds * 1000))
+
+
+def check_iterable(items: Any) -> Iterable[Any]:
+    """Return what can be iterated over, or raise TypeError; a text is one thing, not many."""
+    if isinstance(items, Iterable) and not isinstance(items, str | bytes):
+        return items
+    raise TypeError(f"publish_all() takes an iterable, not {items!r:.80}.")
 
 
 def check_limit(name: str, limit: int | None) -> int | None:

@@ -12,15 +12,24 @@ import abc
 import asyncio
 import contextlib
 import datetime
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from . import background
-from .arguments import check_delay
+from . import cursor as cursors
+from .arguments import check_delay, check_iterable, check_limit
 from .cursor import Cursor
-from .events import END_SENTINEL, HEARTBEAT_SENTINEL, StreamEvent, check_run_id
-from .exceptions import BridgeClosed, CancelRequested, ProducerFenced, RunEnded, StreamBridgeError
+from .events import END_SENTINEL, HEARTBEAT_SENTINEL, GapEvent, StreamEvent, check_run_id
+from .exceptions import (
+    BridgeClosed,
+    CancelRequested,
+    LogUnavailable,
+    ProducerFenced,
+    RunEnded,
+    RunNotFound,
+    StreamBridgeError,
+)
 from .follow import End, Gap, Heartbeat, Item
 from .runs import CANCELLED, ERROR, SUCCESS, RunState
 
@@ -38,6 +47,9 @@ class StreamBridge(abc.ABC):
 
     sync_class: type[SyncStreamBridge] | None = None
     """What ``get_sync_bridge()`` makes of it; None: :class:`SyncStreamBridge`."""
+
+    supports_cross_process: bool = False
+    """Whether what one process publishes reaches the subscribers of another."""
 
     closed: bool = False
     """Whether it was closed; a backend says so as the first thing that :meth:`close` does."""
@@ -157,7 +169,7 @@ class StreamBridge(abc.ABC):
 
     def subscribe(
         self, run_id: str, *, last_event_id: str | None = None, heartbeat_interval: float = 15.0
-    ) -> AsyncIterator[StreamEvent]:
+    ) -> AsyncGenerator[StreamEvent]:
         """
         Yield every event after the cursor once and in order, then follow the run to its end.
 
@@ -176,6 +188,85 @@ class StreamBridge(abc.ABC):
         return _unbatched(
             self.follow(run_id, last_event_id=last_event_id, heartbeat_interval=heartbeat_interval)
         )
+
+    async def events(
+        self, run_id: str, *, last_event_id: str | None = None, limit: int = 1000
+    ) -> list[StreamEvent]:
+        """
+        Return the events that a run has now, without waiting for more.
+
+        A page that can't be whole begins with a :class:`GapEvent`. For the next page, give the id
+        of the last event.
+
+        Args:
+            run_id: the run.
+            last_event_id: as for :meth:`subscribe`.
+            limit: events to return, at most.
+
+        Raises:
+            InvalidRunId, InvalidCursor; ValueError if ``limit`` is below 1.
+            RunNotFound: no run has this id.
+            LogUnavailable: the log can't be reached.
+        """
+        check_limit("limit", limit)
+        cursor = cursors.parse(last_event_id)
+        run = await self.get_run(run_id)
+        seq, gap = cursors.resolve(cursor, run)
+        found: list[StreamEvent] = []
+        if seq >= run.head and not gap:
+            return found
+        items = self.follow(run_id, last_event_id=cursor, epoch=run.epoch)
+        async with contextlib.aclosing(items):
+            async for item in items:
+                if isinstance(item, Heartbeat):
+                    raise LogUnavailable(f"The log takes too long to be read: run {run_id!r}.")
+                if isinstance(item, Gap):
+                    found.append(item.event())
+                    if item.earliest is None:
+                        break
+                elif isinstance(item, End):
+                    break
+                else:
+                    events = [event for batch in item for event in batch.events()]
+                    left = limit - sum(not isinstance(one, GapEvent) for one in found)
+                    found += events[:left]
+                    if len(events) >= left or item[-1].last >= run.head:
+                        break
+        return found
+
+    async def wait(self, run_id: str, *, timeout: float | None = None) -> RunState:
+        """
+        Wait for a run to end and return its final state. It need not exist yet.
+
+        Args:
+            run_id: the run.
+            timeout: seconds after which to give up; None: never.
+
+        Raises:
+            TimeoutError: it has not ended by then.
+            RunNotFound: it was deleted meanwhile.
+            InvalidRunId, LogUnavailable.
+        """
+        async with asyncio.timeout(timeout):
+            items = self.follow(run_id, last_event_id="now")
+            async with contextlib.aclosing(items):
+                async for item in items:
+                    if isinstance(item, End):
+                        break
+            return await self.get_run(run_id)
+
+    async def run_exists(self, run_id: str) -> bool:
+        """
+        Return whether there is a run with this id.
+
+        Raises:
+            InvalidRunId, LogUnavailable.
+        """
+        try:
+            await self.get_run(run_id)
+        except RunNotFound:
+            return False
+        return True
 
     @abc.abstractmethod
     async def request_cancel(self, run_id: str) -> None:
@@ -288,6 +379,29 @@ class Producer:
         self._refuse()
         await self._bridge.publish(self.run_id, event, data, key=key)
 
+    async def publish_all(
+        self, event: str | Iterable[Any] | AsyncIterable[Any], items: Any = None
+    ) -> None:
+        """
+        Publish what an iterable brings, sync or async: tokens of a model's answer, for one.
+
+        Args:
+            event: the name of all these events; or, without ``items``, an iterable of pairs of
+                name and data.
+            items: an iterable of the events' data.
+
+        Raises:
+            TypeError: what was given is no iterable.
+            What :meth:`publish` raises; what came before is accepted then.
+        """
+        name, items = (event, items) if isinstance(event, str) else (None, event)
+        if isinstance(items, AsyncIterable):
+            async for item in items:
+                await self.publish(*named(name, item))
+        else:
+            for item in check_iterable(items):
+                await self.publish(*named(name, item))
+
     async def flush(self) -> None:
         """
         Return when all that was accepted is committed.
@@ -385,6 +499,17 @@ class Producer:
                 await self._end(**end_of(exc))
         except StreamBridgeError as error:
             exc.add_note(f"The run {self.run_id!r} could not be ended in full: {error}")
+
+
+def named(name: str | None, item: Any) -> tuple[str, Any]:
+    """Return name and data of an item of ``publish_all``."""
+    if name is not None:
+        return name, item
+    try:
+        event, data = item
+    except (TypeError, ValueError):
+        raise TypeError(f"publish_all() takes pairs of name and data, not {item!r:.80}.") from None
+    return event, data
 
 
 def end_of(exc: BaseException) -> dict[str, Any]:

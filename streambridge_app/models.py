@@ -29,6 +29,16 @@ class LogManager(models.Manager[M]):
         return queryset if self._db else queryset.using(streambridge_settings.DATABASE)
 
 
+class RunManager(LogManager["Run"]):
+    """The runs, wherever the log is."""
+
+    def for_owner(self, owner: Any) -> models.QuerySet[Run]:
+        """Return the runs of a user (or of the primary key of one), the newest first."""
+        owner_id = getattr(owner, "pk", owner)
+        mine = self.filter(owner_id=owner_id, run_id__isnull=False)
+        return (self.none() if owner_id is None else mine).order_by("-created_at")
+
+
 class Run(models.Model):
     """A run: the state of one log. A null ``run_id`` marks a run whose deletion is under way."""
 
@@ -109,7 +119,7 @@ class Run(models.Model):
         help_text=_("Time from its end to its deletion; null: what the settings say."),
     )
 
-    objects = LogManager()
+    objects = RunManager()
 
     class Meta:
         verbose_name = _("run")

@@ -8,13 +8,15 @@ A backend may name a better one in :attr:`StreamBridge.sync_class`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from . import background, closing
-from .bridge import Producer, StreamBridge
+from .arguments import check_iterable
+from .bridge import Producer, StreamBridge, named
 from .events import StreamEvent
+from .exceptions import RunNotFound
 from .runs import SUCCESS, RunState
 
 
@@ -69,9 +71,31 @@ class SyncStreamBridge:
         """End a run: see :meth:`StreamBridge.publish_end`."""
         background.run(self._bridge.publish_end(run_id, status=status, error=error))
 
+    def run_exists(self, run_id: str) -> bool:
+        """Return whether there is a run with this id: see :meth:`StreamBridge.run_exists`."""
+        try:
+            self.get_run(run_id)
+        except RunNotFound:
+            return False
+        return True
+
+    def events(
+        self, run_id: str, *, last_event_id: str | None = None, limit: int = 1000
+    ) -> list[StreamEvent]:
+        """
+        Return the events that a run has now: see :meth:`StreamBridge.events`.
+
+        Those of the caller's own open transaction are not among them.
+        """
+        return background.run(self._bridge.events(run_id, last_event_id=last_event_id, limit=limit))
+
+    def wait(self, run_id: str, *, timeout: float | None = None) -> RunState:
+        """Wait for a run to end: see :meth:`StreamBridge.wait`."""
+        return background.run(self._bridge.wait(run_id, timeout=timeout))
+
     def subscribe(
         self, run_id: str, *, last_event_id: str | None = None, heartbeat_interval: float = 15.0
-    ) -> Iterator[StreamEvent]:
+    ) -> Generator[StreamEvent]:
         """Yield a run's events to its end: see :meth:`StreamBridge.subscribe`."""
         return _blocking(
             self._bridge.subscribe(
@@ -121,6 +145,12 @@ class SyncProducer:
         """Accept an event: see :meth:`Producer.publish`."""
         background.run(self._producer.publish(event, data, key=key))
 
+    def publish_all(self, event: str | Iterable[Any], items: Iterable[Any] | None = None) -> None:
+        """Publish what an iterable brings: see :meth:`Producer.publish_all`."""
+        name, items = (event, items) if isinstance(event, str) else (None, event)
+        for item in check_iterable(items):
+            self.publish(*named(name, item))
+
     def flush(self) -> None:
         """Return when all that was accepted is committed: see :meth:`Producer.flush`."""
         background.run(self._producer.flush())
@@ -142,7 +172,7 @@ class SyncProducer:
         background.run(self._producer.__aexit__(exc_type, exc, traceback))
 
 
-def _blocking(events: Any) -> Iterator[StreamEvent]:
+def _blocking(events: Any) -> Generator[StreamEvent]:
     try:
         while True:
             try:

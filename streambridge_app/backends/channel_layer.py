@@ -69,6 +69,7 @@ class ChannelLayerBridge(StreamBridge):
     """Keeps every event in the database and tells servers over the channel layer."""
 
     sync_class = TransactionalBridge
+    supports_cross_process = True
 
     def __init__(self) -> None:
         settings = streambridge_settings
