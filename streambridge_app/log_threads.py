@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -23,7 +23,7 @@ from .bridge import closed
 from .exceptions import BridgeClosed, InvalidEvent, InvalidRunId, LogOutdated, LogUnavailable
 from .failures import Failure, failure_of
 from .libpq import Preparing
-from .transactions import in_transaction
+from .transactions import in_transaction, is_manual
 
 CONNECTION_DEADLINES: Final = {
     "connect_timeout": 5,
@@ -132,6 +132,21 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
     own = type("OwnDatabaseWrapper", bases, {"queries_logged": False})
     wrapper: BaseDatabaseWrapper = own(settings, using)
     return wrapper
+
+
+@contextlib.contextmanager
+def committing(using: str) -> Iterator[None]:
+    """Give this thread a connection that commits by itself, unless its own does or is in use."""
+    usual = connections[using]
+    if usual.connection is not None or not is_manual(usual):
+        yield
+        return
+    own = connections[using] = own_connection(using)
+    try:
+        yield
+    finally:
+        own.close()
+        connections[using] = usual
 
 
 def _has_psycopg3() -> bool:
