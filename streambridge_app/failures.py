@@ -74,7 +74,7 @@ def failure_of(error: Error) -> Failure:
     if not _is_of_sqlite(error):
         return Failure.LOST  # a server names its errors, so this is the connection's
     if getattr(error.__cause__, "sqlite_errorcode", None) == _SQLITE_ERROR:
-        wrong_schema = any(text in str(error) for text in _SQLITE_SCHEMA)
+        wrong_schema = any(text in str(error.__cause__) for text in _SQLITE_SCHEMA)
         return Failure.SCHEMA if wrong_schema else Failure.OTHER
     return Failure.REFUSED
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -25,7 +25,7 @@ from .bridge import closed
 from .exceptions import BridgeClosed, InvalidEvent, InvalidRunId, LogOutdated, LogUnavailable
 from .failures import Failure, failure_of, is_locked
 from .libpq import Preparing
-from .transactions import in_transaction
+from .transactions import in_transaction, is_manual
 
 CONNECTION_DEADLINES: Final = {
     "connect_timeout": 5,
@@ -165,6 +165,21 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
     own = type("OwnDatabaseWrapper", bases, {"queries_logged": False, "patience": patience})
     wrapper: BaseDatabaseWrapper = own(settings, using)
     return wrapper
+
+
+@contextlib.contextmanager
+def committing(using: str) -> Iterator[None]:
+    """Give this thread a connection that commits by itself, unless its own does or is in use."""
+    usual = connections[using]
+    if usual.connection is not None or not is_manual(usual):
+        yield
+        return
+    own = connections[using] = own_connection(using)
+    try:
+        yield
+    finally:
+        own.close()
+        connections[using] = usual
 
 
 def _has_psycopg3() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 
 from .backends.channel_layer import ChannelLayerBridge
-from .log_threads import guarded
+from .log_threads import committing, guarded
 from .registry import get_bridge
 from .sweeper import sweep_alone
 
@@ -21,5 +21,6 @@ def sweep() -> None:
     bridge = get_bridge()
     if isinstance(bridge, ChannelLayerBridge):  # another keeps nothing in the database
         steps = sweep_alone(bridge.using, bridge.committed)
-        while guarded(bridge.using, next, steps, None) is not None:
-            pass
+        with committing(bridge.using):
+            while guarded(bridge.using, next, steps, None) is not None:
+                pass

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
 
 from .. import background
+from ..conf import streambridge_settings
 from ..exceptions import StreamBridgeError
+from ..log_threads import committing
 
 T = TypeVar("T")
 
@@ -24,7 +28,9 @@ class BridgeCommand(BaseCommand):
     def execute(self, *args: Any, **options: Any) -> str | None:
         self.verbosity = options["verbosity"]
         try:
-            return super().execute(*args, **options)
+            using = streambridge_settings.DATABASE
+            with committing(using) if using in connections else contextlib.nullcontext():
+                return super().execute(*args, **options)
         except (StreamBridgeError, ImproperlyConfigured) as error:
             raise CommandError(str(error)) from error
 

@@ -70,3 +70,7 @@ def test_a_table_that_vanishes_is_complained_of_once(project: Project) -> None:
 
 def test_the_manager_looks_where_the_log_is(project: Project) -> None:
     project("migrate", "deleting")
+
+
+def test_commands_commit_where_transactions_are_manual(project: Project) -> None:
+    project("migrate", "commands")

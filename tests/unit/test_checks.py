@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+import subprocess
 import sys
 from typing import Any
 
@@ -17,6 +19,7 @@ from pytest_django import Settings
 
 from streambridge_app import checks
 from streambridge_app.conf import OPTIONS
+from tests.services import TIMEOUT_SCALE, spawn
 
 not_callable = "text"
 wsgi = WSGIHandler()
@@ -182,6 +185,40 @@ def test_e106_channel_layer_that_is_not_installed(settings: Settings) -> None:
 def test_e107_database_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(connections.settings["default"], "NAME", ":memory:")
     assert "one of its own" in the_only("E107").msg
+
+
+PSYCOPG2_ONLY = """
+import sys
+sys.modules["psycopg"] = None
+import django
+from django.conf import settings
+settings.configure(
+    DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "log"}},
+    INSTALLED_APPS=[
+        "django.contrib.auth", "django.contrib.contenttypes", "streambridge_app",
+    ],
+)
+django.setup()
+from django.core.checks import run_checks
+from streambridge_app import checks
+for message in run_checks(tags=[checks.TAG]):
+    print(message.id, message.msg, message.hint)
+"""
+
+
+def test_e120_psycopg2() -> None:
+    argv = [sys.executable, "-c", PSYCOPG2_ONLY]
+    with spawn(argv, stdout=subprocess.PIPE, text=True) as process:
+        out, _ = process.communicate(timeout=60 * TIMEOUT_SCALE)
+    (line,) = [line for line in out.splitlines() if line.startswith("streambridge.E")]
+    assert line.startswith("streambridge.E120 The driver of PostgreSQL is psycopg2")
+    assert "Install psycopg 3" in line
+
+
+def test_e121_old_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.34.1")
+    assert the_only("E121").msg == "SQLite is 3.34.1: the log needs 3.35.0 or newer."
 
 
 def test_w001_in_memory_layer(settings: Settings) -> None:

@@ -1,10 +1,12 @@
 """What errors mean, as Django raises them from psycopg's and sqlite3's."""
 
+import contextlib
 import sqlite3
 
 import psycopg
 import pytest
 from django.db import (
+    DataError,
     IntegrityError,
     InterfaceError,
     InternalError,
@@ -43,7 +45,11 @@ def raised(kind, cause):
         ("55P03", OperationalError, Failure.REFUSED),
         ("53100", OperationalError, Failure.REFUSED),
         ("57014", OperationalError, Failure.REFUSED),
-        ("42P01", ProgrammingError, Failure.OTHER),
+        ("42P01", ProgrammingError, Failure.SCHEMA),
+        ("42703", ProgrammingError, Failure.SCHEMA),
+        ("22021", DataError, Failure.UNENCODABLE),
+        ("22P05", DataError, Failure.UNENCODABLE),
+        ("42601", ProgrammingError, Failure.OTHER),
         ("23505", IntegrityError, Failure.OTHER),
         ("25P02", InternalError, Failure.OTHER),
     ],
@@ -63,6 +69,23 @@ def test_an_error_without_a_name_is_a_connection_that_broke(kind):
 def test_sqlite_has_no_connection_to_lose():
     locked = sqlite3.OperationalError("database is locked")
     assert failure_of(raised(OperationalError, locked)) is Failure.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("statement", "failure"),
+    [
+        ("SELECT * FROM missing", Failure.SCHEMA),
+        ("SELECT missing FROM there", Failure.SCHEMA),
+        ("INSERT INTO there (missing) VALUES (1)", Failure.SCHEMA),
+        ("SELEKT 1", Failure.OTHER),
+    ],
+)
+def test_sql_that_does_not_fit_sqlite_is_no_outage(statement, failure):
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE there (id)")
+        with pytest.raises(sqlite3.OperationalError) as found:
+            connection.execute(statement)
+    assert failure_of(raised(OperationalError, found.value)) is failure
 
 
 def test_errors_of_a_program_are_left_alone():

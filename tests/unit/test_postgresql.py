@@ -34,6 +34,7 @@ def test_settings_that_an_older_server_has_not() -> None:
     [
         ("default_transaction_isolation", "serializable", "fail"),
         ("transaction_read_only", "on", "fail"),
+        ("server_encoding", "LATIN1", "fail"),
         ("synchronous_commit", "off", "warning"),
         ("idle_session_timeout", "600000", "warning"),
         ("statement_timeout", "200", "warning"),

@@ -15,6 +15,12 @@ from streambridge_app.refusals import NOT_FOUND, Refusal
         (exceptions.RunNotFound("'secret' is missing"), 404, "not_found", NOT_FOUND),
         (exceptions.RunEnded("why"), 409, "run_ended", "why"),
         (
+            exceptions.LogOutdated("no such table: secret"),
+            500,
+            "log_outdated",
+            "The server's log is not set up for this version.",
+        ),
+        (
             exceptions.LogUnavailable("host db7 refused"),
             503,
             "log_unavailable",

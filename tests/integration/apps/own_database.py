@@ -24,6 +24,7 @@ from streambridge_app import get_bridge, get_sync_bridge  # noqa: E402
 from streambridge_app.contrib.enqueue import enqueue  # noqa: E402
 from streambridge_app.exceptions import LogOutdated, RunNotFound  # noqa: E402
 from streambridge_app.models import Event, EventKey, Run  # noqa: E402
+from streambridge_app.runs import RunState  # noqa: E402
 from tests.integration.apps.customers.models import Customer  # noqa: E402
 from tests.services import async_wait_until  # noqa: E402
 
@@ -236,6 +237,23 @@ async def vanishing() -> None:
     await bridge.publish_end("run")
     async with asyncio.timeout(20):
         assert [event.event async for event in events][-1] == "__end__"
+
+
+def commands() -> None:
+    """Commands and the beat task commit, also where transactions are manual by the settings."""
+    for alias in connections:
+        connections.settings[alias]["AUTOCOMMIT"] = False
+    connections.close_all()
+    call_command("streambridge_publish", "run", command=["echo", "one"], verbosity=0)
+    state = asyncio.run(_state("run"))
+    assert (state.status, state.head) == ("success", 1)
+    call_command("streambridge_prune", "--older-than", "0", verbosity=0)
+    with pytest.raises(RunNotFound):
+        asyncio.run(_state("run"))
+
+
+async def _state(run_id: str) -> RunState:
+    return await get_bridge().get_run(run_id)
 
 
 def deleting() -> None:
