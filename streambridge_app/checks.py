@@ -14,6 +14,7 @@ It must never connect to anything: what it finds, it finds in the settings.
 ``E105`` the database is neither SQLite nor PostgreSQL
 ``E106`` the class of the channel layer can't be imported
 ``E107`` the SQLite database is in memory
+``E150`` ``ENCODER`` is no callable
 ``W001`` the in-memory channel layer outside ``DEBUG``
 ``W002`` SQLite without WAL or without IMMEDIATE transactions
 ``W003`` ``CONN_MAX_AGE`` is not 0
@@ -174,6 +175,22 @@ def check_database_in_memory(**kwargs: Any) -> list[CheckMessage]:
     ]
 
 
+def check_encoder(**kwargs: Any) -> list[CheckMessage]:
+    """E150."""
+    path = _value("ENCODER")
+    if path is None:
+        return []
+    try:
+        if callable(import_string(path)):
+            return []
+    except ImportError as error:
+        message = f"{NAME}['ENCODER'] can't be imported: {error}."
+    else:
+        message = f"{NAME}['ENCODER'] is {path!r}, which can't be called."
+    hint = "Name a function: given a value, it returns what to publish, or raises TypeError."
+    return [_error("E150", message, hint)]
+
+
 def check_in_memory_layer(**kwargs: Any) -> list[CheckMessage]:
     """W001."""
     path = _layer_path()
@@ -287,6 +304,7 @@ CHECKS: Final[Sequence[Callable[..., list[CheckMessage]]]] = (
     check_database_vendor,
     check_channel_layer_class,
     check_database_in_memory,
+    check_encoder,
     check_in_memory_layer,
     check_sqlite_options,
     check_conn_max_age,

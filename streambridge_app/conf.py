@@ -258,6 +258,14 @@ class Settings:
         "it has a client: what it has loaded is exempted (`gc.freeze`), and Python looks for "
         "young garbage once per 2,000 new objects, as Python 3.13 does.",
     )
+    ENCODER: Option[str | None] = Option(
+        None,
+        number=27,
+        must="the dotted path of a callable, or None",
+        valid=lambda value: value is None or (isinstance(value, str) and bool(value)),
+        help="Callable that is given a value of data that nothing else can express, and returns "
+        "what to publish in its place; it raises `TypeError` if it can't either.",
+    )
 
 
 OPTIONS: dict[str, Option[Any]] = {

@@ -21,7 +21,7 @@ LAYERS = {
         *["alarm", "cursor", "sse", "socket_frames", "tail", "follow", "arguments", "bridge"],
         *["background", "sync", "redaction"],
     ],
-    2: ["event_data", "lifecycle", "commit_times", "conf", "models", "refusals"],
+    2: ["event_data", "plain_data", "lifecycle", "commit_times", "conf", "models", "refusals"],
     3: [
         *["advance", "advance_postgresql", "advance_sqlite", "dialects", "libpq", "writes"],
         "signals",

@@ -41,6 +41,7 @@ WRONG_VALUES: dict[str, Any] = {
     "MAX_RUN_EVENTS": 0,
     "MAX_RUN_BYTES": 1.5,
     "TUNE_GC": 1,
+    "ENCODER": len,
 }
 
 
@@ -170,6 +171,18 @@ def test_e106_channel_layer_that_is_not_installed(settings: Settings) -> None:
 def test_e107_database_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(connections.settings["default"], "NAME", ":memory:")
     assert "one of its own" in the_only("E107").msg
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("nonesuch.encode", "can't be imported"),
+        ("streambridge_app.conf.NAME", "can't be called"),
+    ],
+)
+def test_e150_no_encoder(path: str, complaint: str, settings: Settings) -> None:
+    settings.STREAMBRIDGE = {"ENCODER": path}
+    assert complaint in the_only("E150").msg
 
 
 def test_w001_in_memory_layer(settings: Settings) -> None:
