@@ -144,7 +144,7 @@ async def follow(
                             yield HEARTBEAT
                         page = read.result()
                     if page is None or page.first != seq + 1:
-                        # Trimmed or deleted since the head was known: ask what is left.
+                        # Trimmed or deleted since the head was known, or missing: ask what is left.
                         with _Attempt(source.refresh) as refresh:
                             while not await refresh.done(heartbeat_interval):
                                 yield HEARTBEAT
@@ -154,8 +154,11 @@ async def follow(
                             yield _gap(now, f"{epoch}-{seq}")
                             seq = now.floor
                         elif now is not None and now.key == key:
-                            # The log contradicts its head: don't ask it again without a pause.
-                            await asyncio.sleep(RETRY_DELAY)
+                            # Everything up to the head is committed: somebody deleted rows by hand.
+                            next_seq = run.head + 1 if page is None else page.first
+                            earliest = None if page is None else _id(epoch, next_seq)
+                            yield Gap(f"{epoch}-{seq}", earliest, _id(epoch, now.head))
+                            seq = next_seq - 1
                         continue
                     batches = (page,)
                     del page

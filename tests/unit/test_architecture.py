@@ -28,6 +28,7 @@ LAYERS = {
         "failures",
         "garbage",
         "handover",
+        "holes",
         "liveness",
         "log",
         "log_threads",
@@ -85,6 +86,7 @@ TESTED_BY = {
     "contrib.tasks": "integration/test_contrib_tasks.py",
     "converters": "integration/test_views.py",
     "dialects": "contract/test_leases.py",
+    "holes": "contract/test_holes.py",
     "doctor": "integration/test_doctor.py",
     **{
         f"doctor.{name}": "integration/test_doctor.py"
