@@ -162,7 +162,8 @@ class Settings:
         1_048_576,
         number=10,
         **_count(1),
-        help="The same in bytes; the newest commit is kept whatever its size.",
+        help="The same in bytes of memory, with the frames that are kept for clients; the newest "
+        "commit is kept whatever its size.",
     )
     MESSAGE_BYTES = Option(
         131_072,
