@@ -92,6 +92,8 @@ class News(NamedTuple):
         batch = None
         if message.get("events"):
             batch = Batch.unpack(message["epoch"], message["first"], message["events"])
+            if batch.last != message["head"] or len(batch.names) != len(batch.data):
+                batch = None  # not as we pack: the log has it
         return cls(message["run"], message["epoch"], message["head"], message["status"], batch)
 
 

@@ -68,10 +68,16 @@ def check_delay(delay: float, name: str = "delay") -> datetime.timedelta:
 
 def check_subscription(
     run_id: object, last_event_id: str | cursor.Cursor | None, heartbeat_interval: float
-) -> None:
-    """Check the arguments of ``follow`` and ``subscribe`` at the call, not at the first item."""
-    check_run_id(run_id)
+) -> str:
+    """
+    Check the arguments of ``follow`` and ``subscribe`` at the call, not at the first item.
+
+    Returns:
+        The run's id.
+    """
+    checked = check_run_id(run_id)
     cursor.parse(last_event_id)
     check_number("heartbeat_interval", heartbeat_interval)
     if not heartbeat_interval > 0:
         raise ValueError(f"heartbeat_interval must be more than 0 s, not {heartbeat_interval!r}.")
+    return checked

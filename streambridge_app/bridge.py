@@ -107,7 +107,9 @@ class StreamBridge(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def publish(self, run_id: str, event: str, data: Any, *, key: str | None = None) -> None:
+    async def publish(
+        self, run_id: str, event: str, data: Any = None, *, key: str | None = None
+    ) -> None:
         """
         Append an event to a run, and return when it is committed.
 
@@ -117,8 +119,12 @@ class StreamBridge(abc.ABC):
 
         Args:
             run_id: the run.
-            event: the event's name: 1 to 255 characters, no CR, LF or NUL, not ``__…``.
-            data: anything that JSON can express, up to ``MAX_EVENT_BYTES`` as UTF-8.
+            event: the event's name: 1 to 255 characters, no NUL or end of a line, not ``__…``.
+            data: anything that JSON can express, up to ``MAX_EVENT_BYTES`` as UTF-8; besides, what
+                ``DjangoJSONEncoder`` knows (dates, ``Decimal``, ``UUID``, lazy text), dataclasses,
+                enums, whatever has ``model_dump(mode="json")``, numpy's numbers and arrays, and
+                what the setting ``ENCODER`` knows. Whole numbers beyond 2**53 come back as they
+                were in Python, but browsers round them: send such as text.
             key: 1 to 255 characters that tell this event from the others of its run. To publish
                 again with the same key changes nothing and is no error, also after the end.
 
@@ -362,7 +368,7 @@ class Producer:
         """Whether the run has been asked to stop: known within about a second."""
         return False
 
-    async def publish(self, event: str, data: Any, *, key: str | None = None) -> None:
+    async def publish(self, event: str, data: Any = None, *, key: str | None = None) -> None:
         """
         Accept an event: it is on its way in at most 20 ms. Waits while the buffer is full.
 

@@ -18,6 +18,7 @@ checks of databases, which run when one is named (``check --database``, ``migrat
 ``E110`` the ASGI application can't be imported or called, or is a WSGI one
 ``E120`` the driver of PostgreSQL is psycopg2
 ``E121`` the version of SQLite is too old
+``E150`` ``ENCODER`` is no callable
 ``W001`` the in-memory channel layer outside ``DEBUG``
 ``W002`` SQLite without WAL or without IMMEDIATE transactions
 ``W003`` ``CONN_MAX_AGE`` is not 0
@@ -248,6 +249,22 @@ def check_encoding(databases: Sequence[str] | None = None, **kwargs: Any) -> lis
     ]
 
 
+def check_encoder(**kwargs: Any) -> list[CheckMessage]:
+    """E150."""
+    path = _value("ENCODER")
+    if path is None:
+        return []
+    try:
+        if callable(import_string(path)):
+            return []
+    except ImportError as error:
+        message = f"{NAME}['ENCODER'] can't be imported: {error}."
+    else:
+        message = f"{NAME}['ENCODER'] is {path!r}, which can't be called."
+    hint = "Name a function: given a value, it returns what to publish, or raises TypeError."
+    return [_error("E150", message, hint)]
+
+
 def check_in_memory_layer(**kwargs: Any) -> list[CheckMessage]:
     """W001."""
     path = _layer_path()
@@ -427,6 +444,7 @@ CHECKS: Final[Sequence[Callable[..., list[CheckMessage]]]] = (
     check_database_in_memory,
     check_postgresql_driver,
     check_sqlite_version,
+    check_encoder,
     check_in_memory_layer,
     check_sqlite_options,
     check_conn_max_age,

@@ -162,7 +162,8 @@ class Settings:
         1_048_576,
         number=10,
         **_count(1),
-        help="The same in bytes; the newest commit is kept whatever its size.",
+        help="The same in bytes of memory, with the frames that are kept for clients; the newest "
+        "commit is kept whatever its size.",
     )
     MESSAGE_BYTES = Option(
         131_072,
@@ -257,6 +258,14 @@ class Settings:
         help="Let garbage collections, which stop all streams of a process, be short and few once "
         "it has a client: what it has loaded is exempted (`gc.freeze`), and Python looks for "
         "young garbage once per 2,000 new objects, as Python 3.13 does.",
+    )
+    ENCODER: Option[str | None] = Option(
+        None,
+        number=27,
+        must="the dotted path of a callable, or None",
+        valid=lambda value: value is None or (isinstance(value, str) and bool(value)),
+        help="Callable that is given a value of data that nothing else can express, and returns "
+        "what to publish in its place; it raises `TypeError` if it can't either.",
     )
 
 

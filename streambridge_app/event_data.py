@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Any, Final
 
 import orjson
+from django.core.exceptions import ImproperlyConfigured
 
 from .events import is_utf8
 from .exceptions import InvalidEvent
-
-MAX_DEPTH: Final = 500
-"""Levels of lists and objects in data: Python 3.11 reads a few less than 1,000."""
-_BRACKETS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+from .plain_data import to_plain
 
 MAX_ERROR_LENGTH: Final = 16_384
 """Characters of an error's message; the rest is cut."""
@@ -27,20 +24,28 @@ MAX_ERROR_LENGTH: Final = 16_384
 
 _unicode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-_MOST_VALUES: Final = 100_000
+_MOST_VALUES: Final = 1_000_000
 """Values that data may have for orjson: circular data has no end of them."""
+_LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+"""
+Characters that JSON need not escape, but at which ``str.splitlines`` and many clients end a line.
+"""
 _SCALARS: Final = frozenset({str, int, bool, type(None)})
 
 
-def _encode(data: Any) -> str:
-    """Return JSON text: by orjson, or by json, ten times slower, where they may differ."""
+def _encode(data: Any, name: str, max_bytes: float) -> bytes:
+    """Return JSON by orjson if data is plain, else of a plain copy, a good deal slower."""
     if _is_plain(data):
         try:
-            return orjson.dumps(data).decode()
-        except orjson.JSONEncodeError:  # keys that aren't text, surrogates, numbers over 64 bits
+            return orjson.dumps(data)
+        except orjson.JSONEncodeError:  # keys that aren't text, and what is said below
             pass
-    text = _unicode.encode(data)
-    return text if is_utf8(text) else _ascii.encode(data)
+    plain = to_plain(data, name, max_bytes)
+    try:
+        return orjson.dumps(plain)
+    except orjson.JSONEncodeError:  # surrogates, numbers over 64 bits, more than 254 levels
+        text = _unicode.encode(plain)
+        return text.encode() if is_utf8(text) else _ascii.encode(plain).encode()
 
 
 def _is_plain(data: Any) -> bool:
@@ -66,51 +71,36 @@ def _is_plain(data: Any) -> bool:
     return True
 
 
-def encode_data(data: Any, max_bytes: float) -> str:
+def encode_data(data: Any, max_bytes: float, name: str = "data") -> str:
     """
     Return ``data`` as one line of JSON text.
 
     Args:
-        data: anything that JSON can express.
+        data: what :func:`streambridge_app.plain_data.to_plain` takes.
         max_bytes: the largest size allowed, in bytes of UTF-8.
+        name: what to call it in errors.
 
     Raises:
         InvalidEvent: JSON can't express it (NaN and infinities included), or it is too large or
             too deep.
     """
     try:
-        text = _encode(data)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidEvent(f"The data can't be expressed as JSON: {error}.") from error
-    size = len(text) if text.isascii() else len(text.encode())
+        encoded = _encode(data, name, max_bytes)
+    except (InvalidEvent, ImproperlyConfigured):
+        raise
+    except Exception as error:  # it changes meanwhile, or its caller is deep in calls
+        raise InvalidEvent(f"The {name} can't be expressed as JSON: {error}.") from error
+    text = encoded.decode()
+    size = len(encoded)
+    if size != len(text) and ("\u2028" in text or "\u2029" in text or "\x85" in text):
+        text = text.translate(_LINE_ENDS)
+        size = len(text.encode())
     if size > max_bytes:
         raise InvalidEvent(
-            f"The data takes {size} bytes as JSON; STREAMBRIDGE['MAX_EVENT_BYTES'] allows "
+            f"The {name} takes {size} bytes as JSON; STREAMBRIDGE['MAX_EVENT_BYTES'] allows "
             f"{max_bytes}. Publish a reference to it, or in parts."
         )
-    # Each level takes two brackets.
-    if (
-        size > 2 * MAX_DEPTH
-        and text.count("[") + text.count("{") > MAX_DEPTH
-        and _depth(text) > MAX_DEPTH
-    ):
-        raise InvalidEvent(
-            f"The data has more than {MAX_DEPTH} levels of lists and objects in each other."
-        )
     return text
-
-
-def _depth(text: str) -> int:
-    """Return how deep lists and objects are in each other in JSON text."""
-    level = deepest = 0
-    for token in _BRACKETS.finditer(text):
-        first = text[token.start()]
-        if first in "[{":
-            level += 1
-            deepest = max(deepest, level)
-        elif first in "]}":
-            level -= 1
-    return deepest
 
 
 def error_data(error: BaseException | str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import uuid
 from typing import Any, Final
 
 from .exceptions import InvalidEvent, InvalidRunId
@@ -21,6 +22,8 @@ MAX_RUN_ID_LENGTH: Final = 200
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 _AFTER_RUN_ID: Final = ("/", "/stream", "/cancel")
 """How an address goes on after the run id: an id that ends so has the address of another run."""
+_LINE_END: Final = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
+"""What ``str.splitlines``, and so many a client, takes for the end of a line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +82,7 @@ class GapEvent(StreamEvent):
 
 def check_run_id(run_id: object) -> str:
     """
-    Return ``run_id`` if it can name a run.
+    Return ``run_id`` if it can name a run; a :class:`uuid.UUID` does by its text.
 
     Raises:
         InvalidRunId: not text, empty, over 200 characters, with control characters, with
@@ -88,6 +91,8 @@ def check_run_id(run_id: object) -> str:
     """
     if type(run_id) is str:
         return _checked_run_id(run_id)
+    if isinstance(run_id, uuid.UUID):
+        return str(run_id)
     if not isinstance(run_id, str):
         raise InvalidRunId(f"A run id must be a str, not {type(run_id).__name__}: {run_id!r:.80}.")
     return _checked_run_id(str.__str__(run_id))
@@ -125,9 +130,9 @@ def check_event_name(name: object) -> str:
     Return ``name`` if an event may have it.
 
     Raises:
-        InvalidEvent: not text, empty, over 255 characters, with CR, LF or NUL (they can't
-            travel in an SSE field), starting with ``__`` (kept for sentinels), or with
-            surrogates that UTF-8 can't carry.
+        InvalidEvent: not text, empty, over 255 characters, with NUL or the end of a line (CR and
+            LF can't travel in an SSE field, and clients end lines at others as well), starting
+            with ``__`` (kept for sentinels), or with surrogates that UTF-8 can't carry.
     """
     if type(name) is str:
         return _checked_event_name(name)
@@ -145,8 +150,11 @@ def _checked_event_name(name: str) -> str:
             f"An event name may have {MAX_NAME_LENGTH} characters, this one has {len(name)}: "
             f"{name[:40]!r}…"
         )
-    if "\n" in name or "\r" in name or "\0" in name:
-        raise InvalidEvent(f"An event name must not have CR, LF or NUL: {name!r}.")
+    if "\0" in name or _LINE_END.search(name):
+        raise InvalidEvent(
+            "An event name must not have NUL, CR, LF, or another end of a line (U+000B, U+000C, "
+            f"U+001C to U+001E, U+0085, U+2028, U+2029): {name!r}."
+        )
     if name.startswith("__"):
         raise InvalidEvent(f"Event names that start with '__' are reserved: {name!r}.")
     if not name.isascii() and not is_utf8(name):

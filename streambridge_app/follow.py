@@ -148,7 +148,7 @@ async def follow(
                             yield HEARTBEAT
                         page = read.result()
                     if page is None or page.first != seq + 1:
-                        # Trimmed or deleted since the head was known: ask what is left.
+                        # Trimmed or deleted since the head was known, or missing: ask what is left.
                         with _Attempt(source.refresh) as refresh:
                             while not await refresh.done(heartbeat_interval):
                                 yield HEARTBEAT
@@ -158,8 +158,11 @@ async def follow(
                             yield _gap(now, f"{epoch}-{seq}")
                             seq = now.floor
                         elif now is not None and now.key == key:
-                            # The log contradicts its head: don't ask it again without a pause.
-                            await asyncio.sleep(RETRY_DELAY)
+                            # Everything up to the head is committed: somebody deleted rows by hand.
+                            earliest = None if page is None else _id(epoch, page.first)
+                            missing = f"{epoch}-{seq}"
+                            seq = run.head if page is None else page.first - 1
+                            yield Gap(missing, earliest, _id(epoch, now.head), f"{epoch}-{seq}")
                         continue
                     batches = (page,)
                     del page

@@ -57,7 +57,7 @@ def new_run(
     return NewRun(
         str(uuid.uuid4()) if run_id is None else check_run_id(run_id),
         owner_id,
-        encode_data(dict(metadata or {}), max_event_bytes),
+        encode_data({} if metadata is None else metadata, max_event_bytes, "metadata"),
         milliseconds("lease", lease),
         milliseconds("cancel_after", cancel_after),
         check_limit("max_events", max_events),
@@ -68,7 +68,7 @@ def new_run(
 
 def new_end(run_id: str, status: str, error: BaseException | str | None) -> NewEnd:
     """Check the arguments of ``publish_end`` and return what to append, whatever its size."""
-    check_run_id(run_id)
+    run_id = check_run_id(run_id)
     check_end_status(status)
     if error is None:
         return NewEnd(run_id, [], [], status)

@@ -38,7 +38,7 @@ class PipelinedProducer(Producer):
     def cancel_requested(self) -> bool:
         return self.pipeline.cancel_requested
 
-    async def publish(self, event: str, data: Any, *, key: str | None = None) -> None:
+    async def publish(self, event: str, data: Any = None, *, key: str | None = None) -> None:
         name, text = self.pipeline.encode(event, data)
         while not self.pipeline.accept(name, text, key):
             self.pipeline.hurry()
@@ -104,7 +104,7 @@ class PipelinedSyncProducer(SyncProducer):
         self._bridge = bridge
         self._pipeline = producer.pipeline
 
-    def publish(self, event: str, data: Any, *, key: str | None = None) -> None:
+    def publish(self, event: str, data: Any = None, *, key: str | None = None) -> None:
         name, text = self._pipeline.encode(event, data)
         while not self._pipeline.accept(name, text, key):
             self._pipeline.hurry()

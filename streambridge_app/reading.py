@@ -1,6 +1,9 @@
 """
 Read the log for those who follow: where runs stand, and the events after a place.
 
+What is read is checked, by numbers that cost next to nothing: an event is never shown under
+another's number, whatever somebody did to the rows by hand (see :mod:`streambridge_app.holes`).
+
 All functions are synchronous and work on the caller's connection to the database ``using``.
 """
 
@@ -14,6 +17,7 @@ from weakref import WeakSet
 from django.db import DataError, connections
 
 from .failures import Failure, failure_of
+from .holes import read_past
 from .models import Event, Run
 from .runs import RunHead
 from .tail import Batch
@@ -51,11 +55,11 @@ _PAGE = f"""
     )
 """
 _READ = f"""
-    SELECT min(seq), group_concat(event || char(10) || data, char(10))
+    SELECT count(*), max(seq), group_concat(event || char(10) || data, char(10))
     FROM (SELECT seq, event, data {_PAGE} ORDER BY seq)
 """
 _READ_POSTGRESQL = f"""
-    SELECT min(seq), string_agg(event || E'\\n' || data, E'\\n' ORDER BY seq) {_PAGE}
+    SELECT count(*), max(seq), string_agg(event || E'\\n' || data, E'\\n' ORDER BY seq) {_PAGE}
 """
 
 _MAKE_ROOM: Final = f"SELECT octet_length(repeat(' ', {8 * PAGE_BYTES}))"
@@ -74,8 +78,8 @@ def read_after(key: int, epoch: int, seq: int, limit: int, using: str) -> Batch 
     """
     Return the events after ``seq``, up to number ``seq + limit`` and around 256 KiB.
 
-    None if there are none of these numbers. The first event of the batch is not ``seq + 1`` if
-    that was trimmed.
+    None if there are none. The first event of the batch is not ``seq + 1`` if that was trimmed, or
+    is missing; the batch ends before whatever is missing next.
 
     Args:
         key: primary key of the run.
@@ -93,8 +97,12 @@ def read_after(key: int, epoch: int, seq: int, limit: int, using: str) -> Batch 
                 cursor.execute(_MAKE_ROOM)
                 _with_room.add(connection.connection)
         cursor.execute(query, (key, seq, seq + limit, key, seq))
-        first, packed = cursor.fetchone()
-    return None if first is None else Batch.unpack(epoch, first, packed)
+        count, last, packed = cursor.fetchone()
+    if last == seq + count and "\r" not in packed:  # so many numbers are there: all of them
+        batch = Batch.unpack(epoch, seq + 1, packed)
+        if len(batch.names) == len(batch.data) == count:
+            return batch
+    return read_past(key, epoch, seq, limit, using)
 
 
 # Either database must go from the places to the events: PostgreSQL, left to choose, read all events
@@ -128,7 +136,8 @@ def read_few(places: Sequence[Place], using: str) -> dict[Place, Batch]:
     """
     Return the next events after several places, a few for each: nothing where there is none.
 
-    One query takes many runs. An event of more than :data:`FEW_BYTES` is not among the few.
+    One query takes many runs. An event of more than :data:`FEW_BYTES` is not among the few; events
+    with a hole between them are left to :func:`read_after`.
 
     Args:
         places: at most one for each run.
@@ -142,8 +151,14 @@ def read_few(places: Sequence[Place], using: str) -> dict[Place, Batch]:
     for place in places:
         if rows := found.get(place.key):
             seqs, names, data = zip(*rows, strict=True)
-            batches[place] = Batch(place.epoch, seqs[0], names, data)
+            if seqs[-1] - seqs[0] + 1 == len(seqs) and _are_lines(names, data):
+                batches[place] = Batch(place.epoch, seqs[0], names, data)
     return batches
+
+
+def _are_lines(names: Sequence[str], data: Sequence[str]) -> bool:
+    text = "".join([*names, *data])
+    return "\n" not in text and "\r" not in text
 
 
 def _few(places: Sequence[Place], using: str) -> Any:

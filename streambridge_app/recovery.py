@@ -139,7 +139,7 @@ def _committed(write: Write, run: Run, using: str, at: datetime.datetime) -> Bat
         committed = (run.status, run.ended_at) == (write.end, at)
     if not committed:
         return None
-    if not rows or not ours:
+    if not rows or not ours or rows[-1][0] - rows[0][0] + 1 != len(rows):
         return Batch(run.epoch, run.head + 1, (), ())
     return Batch(run.epoch, rows[0][0], [row[1] for row in rows], [row[2] for row in rows])
 

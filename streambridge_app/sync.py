@@ -61,7 +61,7 @@ class SyncStreamBridge:
         """Return the state of a run: see :meth:`StreamBridge.get_run`."""
         return background.run(self._bridge.get_run(run_id))
 
-    def publish(self, run_id: str, event: str, data: Any, *, key: str | None = None) -> None:
+    def publish(self, run_id: str, event: str, data: Any = None, *, key: str | None = None) -> None:
         """Append an event to a run: see :meth:`StreamBridge.publish`."""
         background.run(self._bridge.publish(run_id, event, data, key=key))
 
@@ -141,7 +141,7 @@ class SyncProducer:
         """Whether the run has been asked to stop: see :attr:`Producer.cancel_requested`."""
         return self._producer.cancel_requested
 
-    def publish(self, event: str, data: Any, *, key: str | None = None) -> None:
+    def publish(self, event: str, data: Any = None, *, key: str | None = None) -> None:
         """Accept an event: see :meth:`Producer.publish`."""
         background.run(self._producer.publish(event, data, key=key))
 

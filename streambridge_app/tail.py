@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
@@ -22,11 +23,25 @@ JOINED: Final = 8
 SMALL: Final = 32
 """Events of a batch from which on it is not small."""
 
+BATCH_BYTES: Final = 400
+"""Of memory that a batch takes without its events."""
+
+EVENT_BYTES: Final = 32
+"""The same of an event besides its texts: two places in lists, and what is lost in rounding up."""
+
+FRAME_BYTES: Final = 16
+"""The same of a frame in a list."""
+
+_size_of_text: Final = str.__sizeof__
+
 
 class Batch:
     """Consecutive events of one run: ``first``, ``first + 1``, … ``last``."""
 
-    __slots__ = ("_rest", "_socket_frames", "_sse", "data", "epoch", "first", "last", "names")
+    __slots__ = (
+        *("_made", "_own", "_rest", "_socket_frames", "_sse", "_tail"),
+        *("data", "epoch", "first", "last", "names"),
+    )
 
     def __init__(self, epoch: int, first: int, names: Sequence[str], data: Sequence[str]) -> None:
         self.epoch = epoch
@@ -39,6 +54,12 @@ class Batch:
         """What followed the last position asked for: clients that fell behind together share it."""
         self._sse: bytes | None = None
         self._socket_frames: list[str] | None = None
+        self._own = 0
+        """Bytes of memory that it takes in a tail, without what is made of it."""
+        self._made = 0
+        """Bytes of its frames."""
+        self._tail: weakref.ref[Tail] | None = None
+        """Who has to make room for what it takes."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -54,13 +75,51 @@ class Batch:
         rest = self._rest
         if rest is None or rest.first != seq + 1:
             rest = Batch(self.epoch, seq + 1, self.names[skip:], self.data[skip:])
-            self._rest = rest
+            rest._made = BATCH_BYTES + EVENT_BYTES * len(rest)  # lists of its own, no texts
+            before, self._rest = self._rest, rest
+            if self._tail is not None:
+                self._replace(before, rest, self._tail)
         return rest
+
+    def _replace(self, before: Batch | None, rest: Batch, tail: weakref.ref[Tail]) -> None:
+        freed = 0 if before is None else before.leave()
+        rest._tail = tail
+        self._grow(rest._made - freed)
+
+    def weigh(self) -> int:
+        """Return how many bytes of memory this takes without frames, once it is in a tail."""
+        names, data = self.names, self.data
+        if len(names) == 1:
+            texts = _size_of_text(names[0]) + _size_of_text(data[0])
+        else:
+            texts = sum(map(_size_of_text, names)) + sum(map(_size_of_text, data))
+        self._own = BATCH_BYTES + EVENT_BYTES * len(names) + texts
+        return self._own
+
+    def settle(self, tail: weakref.ref[Tail]) -> int:
+        """Tell a tail of all frames that are made from now on; return the bytes of those before."""
+        self._tail = tail
+        if self._rest is None:
+            return self._made
+        return self._made + self._rest.settle(tail)
+
+    def leave(self) -> int:
+        """Tell the tail of nothing more; return the bytes this took there, with all made of it."""
+        self._tail = None
+        taken = self._own + self._made
+        return taken if self._rest is None else taken + self._rest.leave()
+
+    def _grow(self, size: int) -> None:
+        if self._tail is not None and (tail := self._tail()) is not None:
+            tail.grow(size)
 
     def sse(self) -> bytes:
         """Return the events as SSE frames, encoded on the first call."""
         if self._sse is None:
             self._sse = sse.encode_events(self.epoch, self.first, self.names, self.data)
+            size = len(self._sse)
+            self._made += size
+            self._grow(size)
         return self._sse
 
     def events(self) -> Iterator[StreamEvent]:
@@ -74,6 +133,10 @@ class Batch:
             self._socket_frames = socket_frames.encode_events(
                 run_id, self.epoch, self.first, self.names, self.data
             )
+            frames = self._socket_frames
+            size = sum(map(_size_of_text, frames)) + FRAME_BYTES * len(frames)
+            self._made += size
+            self._grow(size)
         return self._socket_frames
 
     def pack(self) -> str:
@@ -100,20 +163,25 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """Characters of names and data: near enough to bytes to bound memory by."""
+        """Characters of names and data: near enough to bytes to bound messages by."""
         return sum(map(len, self.data)) + sum(map(len, self.names))
 
 
 class Tail:
     """
-    The newest events of a run, up to a number of events and of characters.
+    The newest events of a run, up to a number of events and of bytes of memory.
+
+    The bytes are those of all that it holds, with the frames that clients have had made of it.
 
     It has no hole: :meth:`append` takes only what continues it. Clients that keep up share the
     newest batches as they came. Older ones are joined, if they are small: Python's garbage
     collector looks at three objects of each, whatever it holds.
     """
 
-    __slots__ = ("_apart", "_batches", "_count", "_max_events", "_max_size", "_size", "head")
+    __slots__ = (
+        *("_apart", "_batches", "_count", "_held", "_max_events", "_max_size", "_ref"),
+        *("__weakref__", "head"),
+    )
 
     def __init__(self, head: int, *, max_events: int, max_size: int) -> None:
         self.head = head
@@ -122,9 +190,10 @@ class Tail:
         self._apart = 0
         """Small batches at its end, which are not joined yet."""
         self._count = 0
-        self._size = 0
+        self._held = 0
         self._max_events = max_events
         self._max_size = max_size
+        self._ref = weakref.ref(self)
 
     @property
     def first(self) -> int | None:
@@ -136,9 +205,14 @@ class Tail:
         verdict = cursor.accept(self.head, batch.first, batch.last)
         if verdict is cursor.Verdict.DELIVER:
             fresh = batch.after(self.head)
+            if self._batches:  # most frames are made of the newest batch: no word of each of them
+                newest = self._batches[-1]
+                newest._tail = self._ref
+                if newest._made or newest._rest is not None:
+                    self._held += newest.settle(self._ref)
             self._batches.append(fresh)
             self._count += len(fresh)
-            self._size += fresh.size
+            self._held += fresh.weigh()
             self.head = fresh.last
             self._apart = self._apart + 1 if len(fresh) < SMALL else 0
             self._shrink()
@@ -153,9 +227,17 @@ class Tail:
 
     def restart(self, head: int) -> None:
         """Forget everything and cover what comes after ``head``."""
+        for batch in self._batches:
+            batch.leave()
         self._batches.clear()
-        self._apart = self._count = self._size = 0
+        self._apart = self._count = self._held = 0
         self.head = head
+
+    def grow(self, size: int) -> None:
+        """Hold so many bytes more, of frames, and make room for them."""
+        self._held += size
+        if self._held > self._max_size:
+            self._shrink()
 
     def after(self, seq: int) -> list[Batch] | None:
         """Return all that is here after ``seq``, or None if the tail begins later than that."""
@@ -174,17 +256,22 @@ class Tail:
 
     def _join(self) -> None:
         apart = [self._batches.pop() for _ in range(2 * JOINED)][::-1]
-        self._batches.append(Batch.join(apart[:JOINED]))
+        older = apart[:JOINED]
+        joined = Batch.join(older)
+        joined._own = sum([batch._own for batch in older]) - (JOINED - 1) * BATCH_BYTES
+        joined._tail = self._ref
+        self._held += joined._own - sum([batch.leave() for batch in older])
+        self._batches.append(joined)
         self._batches.extend(apart[JOINED:])
         self._apart = JOINED
 
     def _shrink(self) -> None:
         while len(self._batches) > 1 and (
-            self._count > self._max_events or self._size > self._max_size
+            self._count > self._max_events or self._held > self._max_size
         ):
             oldest = self._batches.popleft()
             self._count -= len(oldest)
-            self._size -= oldest.size
+            self._held -= oldest.leave()
         self._apart = min(self._apart, len(self._batches))
 
 

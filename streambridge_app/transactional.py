@@ -82,7 +82,7 @@ class TransactionalBridge(SyncStreamBridge):
         self._bridge.check_open()
         return guarded_repeatable(self._using, log.state, check_run_id(run_id), self._using)
 
-    def publish(self, run_id: str, event: str, data: Any, *, key: str | None = None) -> None:
+    def publish(self, run_id: str, event: str, data: Any = None, *, key: str | None = None) -> None:
         self._append(
             Write(
                 check_run_id(run_id),

@@ -137,7 +137,9 @@ class ChannelLayerBridge(StreamBridge):
     async def get_run(self, run_id: str) -> RunState:
         return await self._repeatable(log.state, check_run_id(run_id), self.using)
 
-    async def publish(self, run_id: str, event: str, data: Any, *, key: str | None = None) -> None:
+    async def publish(
+        self, run_id: str, event: str, data: Any = None, *, key: str | None = None
+    ) -> None:
         run_id, name = check_run_id(run_id), check_event_name(event)
         text = encode_data(data, self.max_event_bytes)
         if key is None:
@@ -181,7 +183,7 @@ class ChannelLayerBridge(StreamBridge):
         heartbeat_interval: float = 15.0,
         epoch: int | None = None,
     ) -> AsyncGenerator[Item]:
-        check_subscription(run_id, last_event_id, heartbeat_interval)
+        run_id = check_subscription(run_id, last_event_id, heartbeat_interval)
         return follow(lambda: self._hub().follow(run_id), last_event_id, heartbeat_interval, epoch)
 
     async def request_cancel(self, run_id: str) -> None:
@@ -194,7 +196,7 @@ class ChannelLayerBridge(StreamBridge):
 
     async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
         deadline = timezone.now() + check_delay(delay)
-        check_run_id(run_id)
+        run_id = check_run_id(run_id)
         key = await self._repeatable(retention.schedule_cleanup, run_id, deadline, self.using)
         if key is None:
             return

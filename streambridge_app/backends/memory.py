@@ -165,8 +165,9 @@ class MemoryBridge(StreamBridge):
         return new.run_id
 
     async def get_run(self, run_id: str) -> RunState:
+        run_id = check_run_id(run_id)
         with self._lock:
-            run = self._existing(check_run_id(run_id))
+            run = self._existing(run_id)
             return RunState(
                 run_id=run_id,
                 epoch=run.epoch,
@@ -186,7 +187,7 @@ class MemoryBridge(StreamBridge):
         self,
         run_id: str,
         event: str,
-        data: Any,
+        data: Any = None,
         *,
         key: str | None = None,
         epoch: int | None = None,
@@ -204,7 +205,7 @@ class MemoryBridge(StreamBridge):
         Raises:
             ProducerFenced: one has.
         """
-        check_run_id(run_id)
+        run_id = check_run_id(run_id)
         names, texts = [check_event_name(event)], [encode_data(data, self._max_event_bytes)]
         if key is not None:
             key = check_key(key)
@@ -233,7 +234,7 @@ class MemoryBridge(StreamBridge):
         heartbeat_interval: float = 15.0,
         epoch: int | None = None,
     ) -> AsyncGenerator[Item]:
-        check_subscription(run_id, last_event_id, heartbeat_interval)
+        run_id = check_subscription(run_id, last_event_id, heartbeat_interval)
         return follow(
             lambda: _Source(self, run_id),
             last_event_id,
@@ -242,23 +243,26 @@ class MemoryBridge(StreamBridge):
         )
 
     async def request_cancel(self, run_id: str) -> None:
+        run_id = check_run_id(run_id)
         with self._lock:
-            run = self._existing(check_run_id(run_id))
+            run = self._existing(run_id)
             if run.status != RUNNING:
                 raise RunEnded(f"The run {run_id!r} has ended; there is nothing left to cancel.")
             run.cancel_requested = True
 
     async def trim(self, run_id: str, *, keep: int) -> int:
+        run_id = check_run_id(run_id)
         with self._lock:
-            run = self._existing(check_run_id(run_id))
+            run = self._existing(run_id)
             count = run.trim(check_keep(keep))
         self._wake(run_id)
         return count
 
     async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
         check_delay(delay)
+        run_id = check_run_id(run_id)
         with self._lock:
-            run = self._find(check_run_id(run_id))
+            run = self._find(run_id)
             if run is None:
                 return
             deadline = time.monotonic() + delay
@@ -493,7 +497,7 @@ class _Producer(Producer):
     def cancel_requested(self) -> bool:
         return self._bridge.cancel_requested(self.run_id)
 
-    async def publish(self, event: str, data: Any, *, key: str | None = None) -> None:
+    async def publish(self, event: str, data: Any = None, *, key: str | None = None) -> None:
         self._refuse()
         await self._bridge.publish(
             self.run_id, event, data, key=key, epoch=self._epoch, generation=self._generation

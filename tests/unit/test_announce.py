@@ -183,6 +183,15 @@ def test_messages_that_are_not_ours_are_told_apart(message):
         News.decode(message)
 
 
+@pytest.mark.parametrize(
+    "events", ["a\n1", "a\n1\nb\n2\nc\n3", "a\n1\nb", "a\n1\nb\n2\n", "a\n1\nb\n\n2", "a"]
+)
+def test_events_that_are_not_as_many_as_the_message_says_are_left_out(events):
+    message = {"run": "run", "epoch": 1, "head": 8, "status": "running", "first": 7}
+    assert News.decode({**message, "events": events}) == News("run", 1, 8, "running", None)
+    assert len(News.decode({**message, "events": "a\n1\nb\n2"}).batch) == 2
+
+
 def test_any_run_id_has_a_legal_group_name():
     names = [group_name(run_id) for run_id in ("a", "ü🎉", "a/b c", "x" * 200)]
     assert len(set(names)) == 4

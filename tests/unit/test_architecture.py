@@ -23,7 +23,7 @@ LAYERS = {
     ],
     2: [
         *["complaints", "event_data", "lifecycle", "commit_times", "conf", "models", "ownership"],
-        "refusals",
+        *["plain_data", "refusals"],
     ],
     3: [
         *["advance", "advance_postgresql", "advance_sqlite", "dialects", "libpq", "writes"],
@@ -32,6 +32,7 @@ LAYERS = {
         "failures",
         "garbage",
         "handover",
+        "holes",
         "liveness",
         "log",
         "log_threads",
@@ -105,6 +106,7 @@ TESTED_BY = {
     "converters": "integration/test_views.py",
     "database_creation": "acceptance/test_test_runs.py",
     "dialects": "contract/test_leases.py",
+    "holes": "contract/test_holes.py",
     "doctor": "integration/test_doctor.py",
     **{
         f"doctor.{name}": "integration/test_doctor.py"

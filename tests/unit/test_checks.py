@@ -51,6 +51,7 @@ WRONG_VALUES: dict[str, Any] = {
     "MAX_RUN_EVENTS": 0,
     "MAX_RUN_BYTES": 1.5,
     "TUNE_GC": 1,
+    "ENCODER": len,
 }
 
 
@@ -219,6 +220,18 @@ def test_e121_old_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
     monkeypatch.setattr(sqlite3, "sqlite_version", "3.34.1")
     assert the_only("E121").msg == "SQLite is 3.34.1: the log needs 3.35.0 or newer."
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("nonesuch.encode", "can't be imported"),
+        ("streambridge_app.conf.NAME", "can't be called"),
+    ],
+)
+def test_e150_no_encoder(path: str, complaint: str, settings: Settings) -> None:
+    settings.STREAMBRIDGE = {"ENCODER": path}
+    assert complaint in the_only("E150").msg
 
 
 def test_w001_in_memory_layer(settings: Settings) -> None:

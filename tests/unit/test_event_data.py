@@ -1,18 +1,15 @@
-import datetime
 import enum
 import json
 import math
-import uuid
-from decimal import Decimal
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambridge_app.event_data import MAX_DEPTH, MAX_ERROR_LENGTH, encode_data, error_data
-from streambridge_app.events import StreamEvent
+from streambridge_app.event_data import MAX_ERROR_LENGTH, encode_data, error_data
 from streambridge_app.exceptions import InvalidEvent
+from streambridge_app.plain_data import MAX_DEPTH
 
 # Data
 
@@ -23,7 +20,8 @@ from streambridge_app.exceptions import InvalidEvent
         (None, "null"),
         ({"b": 1, "a": [True, 1.5]}, '{"b":1,"a":[true,1.5]}'),
         ("ü🎉", '"ü🎉"'),
-        ("\u0000\n\r\u2028", '"\\u0000\\n\\r\u2028"'),
+        ("\u0000\n\r\u2028", '"\\u0000\\n\\r\\u2028"'),
+        ({"\x85": "a\u2029ü"}, '{"\\u0085":"a\\u2029ü"}'),
         ("\ud800ü", '"\\ud800\\u00fc"'),
         ((1, 2), "[1,2]"),
         ({1: 2}, '{"1":2}'),
@@ -32,11 +30,7 @@ from streambridge_app.exceptions import InvalidEvent
 )
 def test_data_becomes_one_line_of_json(data, text):
     assert encode_data(data, 1000) == text
-    assert "\n" not in text
-
-
-class Colour(enum.Enum):
-    RED = "red"
+    assert text.splitlines() == [text]
 
 
 class Level(enum.IntEnum):
@@ -63,8 +57,7 @@ def _scalars():
 def test_data_comes_back_as_it_was(data):
     text = encode_data(data, math.inf)
     assert json.loads(text) == data
-    assert "\n" not in text
-    assert "\r" not in text
+    assert text.splitlines() == [text]
 
 
 @pytest.mark.parametrize("beside", [1, None, "null", {1: 1}])
@@ -91,8 +84,7 @@ def test_data_may_be_deep(levels):
     "data",
     [
         *[float("nan"), [float("inf")], {"a": -float("inf")}, (None, [{"a": float("nan")}])],
-        *[{1}, b"", object(), {(1,): 1}, Colour.RED, datetime.date(2026, 1, 1)],
-        *[Decimal(1), uuid.UUID(int=1), StreamEvent("1-1", "a", 1)],
+        *[{1}, b"", object(), {(1,): 1}],
         *[orjson.Fragment(b"[1,\n2]"), [orjson.Fragment(b"1")], {"a": orjson.Fragment(b"1\r")}],
     ],
 )
@@ -114,7 +106,7 @@ def test_the_limit_is_in_bytes_of_utf_8(data, size):
 def test_circular_data_is_refused_and_spoils_nothing(data):
     circular = {"x": "x" * 1000}
     circular["self"] = circular
-    with pytest.raises(InvalidEvent, match="Circular"):
+    with pytest.raises(InvalidEvent, match="circular"):
         encode_data([data, circular], 10_000)
     assert encode_data([data, data], 10_000) == json.dumps([data, data], separators=(",", ":"))
 

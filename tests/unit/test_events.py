@@ -1,5 +1,6 @@
 import dataclasses
 import enum
+import uuid
 
 import pytest
 
@@ -17,13 +18,17 @@ from streambridge_app.exceptions import InvalidEvent, InvalidRunId
 # Names
 
 
-@pytest.mark.parametrize("name", ["a", "a" * 255, "ü🎉", " ", "_a", "a__", "a:b", "\u2028", "\t"])
+@pytest.mark.parametrize("name", ["a", "a" * 255, "ü🎉", " ", "_a", "a__", "a:b", "\x7f", "\t"])
 def test_a_name_may_be_any_line_of_text(name):
     assert check_event_name(name) == name
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a" * 256, "a\nb", "a\r", "\0", "__a", "__", "\ud800", None, 1, b"a"]
+    "name",
+    [
+        *["", "a" * 256, "a\nb", "a\r", "\0", "__a", "__", "\ud800", None, 1, b"a"],
+        *["a\vb", "\f", "\x1c", "\x1d", "\x1e", "a\x85", "\u2028b", "\u2029"],
+    ],
 )
 def test_a_name_must_fit_a_line_and_be_nobody_elses(name):
     with pytest.raises(InvalidEvent):
@@ -62,6 +67,23 @@ def test_a_run_id_must_have_an_address_of_its_own(run_id):
     with pytest.raises(InvalidRunId, match="address") as caught:
         check_run_id(run_id)
     assert repr(run_id) in str(caught.value)
+
+
+def test_a_name_is_one_line_to_all_readers():
+    refused = set()
+    for character in map(chr, range(0xD800)):
+        try:
+            check_event_name(f"a{character}b")
+        except InvalidEvent:
+            refused.add(character)
+    ends = {one for one in map(chr, range(0xD800)) if len(f"a{one}b".splitlines()) > 1}
+    assert refused == ends | {"\0"}
+
+
+def test_a_uuid_is_a_run_id_by_its_text():
+    run_id = check_run_id(uuid.UUID(int=7))
+    assert run_id == "00000000-0000-0000-0000-000000000007"
+    assert type(run_id) is str
 
 
 # Keys

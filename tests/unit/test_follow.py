@@ -259,6 +259,53 @@ async def no_page(key, epoch, seq):
     return None
 
 
+async def test_what_is_missing_in_the_middle_becomes_a_gap():
+    source = Source(run(9, status=SUCCESS))
+    whole = source.read
+
+    async def read(key, epoch, seq):
+        return batch(6, 9) if 3 <= seq < 5 else await whole(key, epoch, seq)
+
+    source.read = read
+    assert await Follower(source).rest() == [
+        [(1, 3)],
+        Gap("500-3", "500-6", "500-9", "500-5"),
+        [(6, 8)],
+        [(9, 9)],
+        End(SUCCESS, "500-10"),
+    ]
+
+
+async def test_what_is_missing_at_the_end_becomes_a_gap():
+    source = Source(run(3))
+    follower = Follower(source)
+    assert await follower.next() == [(1, 3)]
+    whole, source.read = source.read, no_page
+    source.show(run(5))
+    assert await follower.next() == Gap("500-3", None, "500-5", "500-5")
+    source.read = whole
+    source.show(run(7, status=SUCCESS))
+    assert await follower.rest() == [[(6, 7)], End(SUCCESS, "500-8")]
+
+
+async def test_what_is_written_while_nothing_is_found_is_not_passed_over():
+    source = Source(run(3))
+    whole = source.read
+
+    async def more():
+        source.run = run(5, status=SUCCESS)
+        source.read = whole
+
+    async def nothing(key, epoch, seq):
+        source.before_refresh = more
+        return
+
+    source.read = nothing
+    follower = Follower(source)
+    assert await follower.next() == Gap("500-0", None, "500-5", "500-3")
+    assert await follower.rest() == [[(4, 5)], End(SUCCESS, "500-6")]
+
+
 async def test_a_deleted_run_ends_lost():
     source = Source(run(2))
     follower = Follower(source)

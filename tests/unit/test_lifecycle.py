@@ -1,7 +1,10 @@
+import datetime
 import json
 import uuid
+from types import MappingProxyType
 
 import pytest
+from django.http import QueryDict
 
 from streambridge_app.exceptions import InvalidEvent, InvalidRunId
 from streambridge_app.lifecycle import new_end, new_run
@@ -41,13 +44,23 @@ def test_metadata_must_be_a_mapping():
 def test_metadata_becomes_json():
     assert new_run("run", None, {"b": 1, "a": 2}, 100).metadata_json == '{"b":1,"a":2}'
     assert new_run("run", None, None, 100).metadata_json == "{}"
+    when = MappingProxyType({"when": datetime.date(2026, 1, 2)})
+    assert new_run("run", None, when, 100).metadata_json == '{"when":"2026-01-02"}'
+
+
+def test_a_uuid_is_a_run_id():
+    run_id = uuid.uuid4()
+    assert new_run(run_id, None, None, 100).run_id == str(run_id)
+    assert new_end(run_id, "success", None).run_id == str(run_id)
 
 
 def test_wrong_arguments_of_a_run_are_refused():
     with pytest.raises(InvalidRunId):
         new_run("", None, None, 100)
-    with pytest.raises(InvalidEvent):
+    with pytest.raises(InvalidEvent, match=r'metadata\["a"\] is a set'):
         new_run("run", None, {"a": {1}}, 100)
+    with pytest.raises(InvalidEvent, match=r"metadata is a .*QueryDict"):
+        new_run("run", None, QueryDict("a=1&a=2"), 100)
     with pytest.raises(InvalidEvent):
         new_run("run", None, {"a": "x" * 100}, 100)
 

@@ -1,4 +1,6 @@
+import gc
 import random
+import tracemalloc
 
 import pytest
 
@@ -79,7 +81,7 @@ def test_joining():
 
 @pytest.fixture
 def tail():
-    return Tail(0, max_events=100, max_size=10_000)
+    return Tail(0, max_events=100, max_size=100_000)
 
 
 def test_an_empty_tail_has_nothing_and_knows_nothing_before_its_head(tail):
@@ -119,14 +121,14 @@ def test_a_tail_finds_any_position(tail):
 
 
 def test_a_tail_forgets_the_oldest_batches_beyond_its_number_of_events():
-    tail = Tail(0, max_events=5, max_size=10_000)
+    tail = Tail(0, max_events=5, max_size=100_000)
     tail.extend([batch(1, 3), batch(4, 6), batch(7, 8)])
     assert tail.after(2) is None
     assert spans(tail.after(3)) == [(4, 6), (7, 8)]
 
 
 def test_a_tail_forgets_the_oldest_batches_beyond_its_size():
-    tail = Tail(0, max_events=100, max_size=1000)
+    tail = Tail(0, max_events=100, max_size=2000)
     tail.extend([batch(1, 1, size=900), batch(2, 2, size=900)])
     assert tail.after(0) is None
     assert spans(tail.after(1)) == [(2, 2)]
@@ -147,7 +149,7 @@ def test_a_restart_forgets_everything(tail):
 
 
 def test_older_small_batches_are_joined_and_newer_ones_are_shared():
-    tail = Tail(0, max_events=1000, max_size=10_000)
+    tail = Tail(0, max_events=1000, max_size=100_000)
     small = [batch(seq, seq) for seq in range(1, 4 * JOINED + 1)]
     tail.extend(small)
     found = tail.after(0)
@@ -156,16 +158,16 @@ def test_older_small_batches_are_joined_and_newer_ones_are_shared():
     assert all(one is another for one, another in zip(found[3:], small[3 * JOINED :], strict=True))
 
 
-@pytest.mark.parametrize("limit", [{"max_events": 15}, {"max_size": 15 * 100}])
+@pytest.mark.parametrize("limit", [{"max_events": 15}, {"max_size": 15 * 640}])
 def test_a_tail_that_holds_fewer_batches_than_are_joined_loses_one_for_each(limit):
-    tail = Tail(0, **{"max_events": 1000, "max_size": 10_000, **limit})
+    tail = Tail(0, **{"max_events": 1000, "max_size": 100_000, **limit})
     for seq in range(1, 100):
         tail.append(Batch(500, seq, ["e"], ["1" * 99]))
         assert tail.after(max(0, seq - 15)) is not None
 
 
 def test_a_batch_that_is_not_small_stays_as_it_came():
-    tail = Tail(0, max_events=1000, max_size=10_000)
+    tail = Tail(0, max_events=1000, max_size=100_000)
     tail.extend(batch(seq, seq) for seq in range(1, 2 * JOINED))
     large = batch(2 * JOINED, 2 * JOINED + SMALL - 1)
     tail.append(large)
@@ -189,7 +191,7 @@ def test_a_tail_of_small_batches_has_few_objects():
 def test_whatever_arrives_in_whatever_order_the_tail_has_no_hole(most):
     chance = random.Random(4)  # noqa: S311 - the same each time
     for _ in range(100):
-        tail = Tail(0, max_events=most, max_size=10_000)
+        tail = Tail(0, max_events=most, max_size=100_000)
         for _ in range(60):
             first = chance.randrange(max(1, tail.head - 3), tail.head + 3)
             tail.append(batch(first, first + chance.choice([0, 0, 1, 2, 5, SMALL])))
@@ -199,3 +201,111 @@ def test_whatever_arrives_in_whatever_order_the_tail_has_no_hole(most):
                 seqs = [seq for one in found for seq in range(one.first, one.last + 1)]
                 assert seqs == list(range(after + 1, tail.head + 1))
                 assert all(one.names[0] == f"e{one.first}" for one in found)
+
+
+# Memory
+
+BOUND = 65_536
+FORMS = {
+    "nothing": (),
+    "SSE": (Batch.sse,),
+    "WebSocket": (lambda batch: batch.socket_frames("a run"),),
+    "both": (Batch.sse, lambda batch: batch.socket_frames("a run")),
+}
+
+
+@pytest.fixture
+def memory():
+    """Return how many bytes are held that were not at the start of the test."""
+    tracemalloc.start()
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+
+    def held():
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - before
+
+    yield held
+    tracemalloc.stop()
+
+
+def came(first, count, text):
+    """Return a batch as the layer brings it: every text is an object of its own."""
+    return Batch.unpack(500, first, "\n".join([f'token\n"{text}{seq}"' for seq in range(count)]))
+
+
+def filled(form, text, count, *, late=False):
+    """Return a tail that has seen three times what it may hold, and the frames of all of it."""
+    tail = Tail(0, max_events=10**9, max_size=BOUND)
+    while tail.head * len(text.encode()) < 3 * BOUND:
+        tail.append(came(tail.head + 1, count, text))
+        for make in () if late else FORMS[form]:
+            for one in tail.after(tail.head - 1):
+                make(one)
+    for make in FORMS[form]:
+        for one in tail.after(tail.first - 1):
+            make(one)
+    return tail
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["frames at once", "frames late"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        *[("x" * 100, 1), ("x" * 100, 40), ("x" * 1000, 1), ("ü" * 100, 1), ("ü" * 1000, 3)],
+        *[
+            ("☃" * 300, 1),
+            ("🎉" * 100, 1),
+            ("🎉" * 100, 10),
+            ("🎉" * 1000, 1),
+            ("x" * 999 + "🎉", 1),
+        ],
+    ],
+    ids=lambda value: value if isinstance(value, int) else f"{len(value)} {value[-1]!a}",
+)
+def test_a_tail_takes_the_memory_that_it_may(memory, text, count, form, late):
+    tail = filled(form, text, count, late=late)
+    assert 0.5 * BOUND < memory() < 1.5 * BOUND
+    assert tail.after(tail.first - 1)[-1].last == tail.head
+
+
+def test_what_is_counted_goes_with_what_is_held():
+    chance = random.Random(5)  # noqa: S311 - the same each time
+    tail = Tail(0, max_events=200, max_size=100_000)
+    for _ in range(3000):
+        tail.append(came(tail.head + 1, chance.choice([1, 1, 1, 3, SMALL]), "x" * 50))
+        for one in tail.after(chance.randrange(tail.first - 1, tail.head)):
+            chance.choice([*FORMS["both"], len])(one)
+        batches = list(tail._batches)
+        counted = sum(batch._own for batch in batches)
+        counted += sum(made_of(batch) for batch in batches[:-1])
+        assert tail._held == counted
+    tail.restart(tail.head)
+    assert tail._held == 0
+
+
+def made_of(batch):
+    return batch._made + (made_of(batch._rest) if batch._rest is not None else 0)
+
+
+def test_a_client_that_still_has_what_was_forgotten_is_no_burden():
+    tail = Tail(0, max_events=10**9, max_size=10_000)
+    tail.extend([came(1, 40, "x" * 100), came(41, 40, "x" * 100)])
+    (old,) = tail.after(40)
+    tail.extend([came(81, 40, "x" * 100), came(121, 40, "x" * 100)])
+    held = tail._held
+    assert tail.first > 80
+    old.sse()
+    old.after(60).socket_frames("run")
+    assert tail._held == held
+
+
+def test_a_tail_that_nobody_has_is_gone_with_its_batches(memory):
+    tail = filled("both", "x" * 100, 40)
+    gc.disable()
+    try:
+        del tail
+        assert tracemalloc.get_traced_memory()[0] < BOUND / 4
+    finally:
+        gc.enable()
