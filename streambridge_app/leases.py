@@ -156,6 +156,10 @@ class Watch:
             ):
                 self._announce(written)
                 ended += len(written)
+                for one in written:
+                    logger.warning(
+                        "The run %r is lost: its producer has not renewed its lease.", one.run_id
+                    )
         except Exception:
             self._last = float("-inf")
             raise

@@ -35,6 +35,7 @@ LAYERS = {
         "recovery",
         "redis_pubsub",
         "registry",
+        "repeats",
         "retention",
     ],
     4: [
