@@ -23,6 +23,7 @@ from . import background
 from .exceptions import BridgeClosed
 from .groups import group_send_all
 from .redis_pubsub import Message, Publisher, Refused, address_of
+from .repeats import Repeats
 from .runs import RUNNING
 from .tail import Batch
 from .writes import Written
@@ -34,8 +35,8 @@ SEND_DEADLINE: Final = 2.0
 SENT_AT_ONCE: Final = 256
 """Messages that share one such deadline."""
 
-WARNING_INTERVAL: Final = 60.0
-"""Seconds between two warnings about a layer that fails."""
+WARNING_INTERVAL: Final = 10.0
+"""Seconds between two warnings about a layer that fails and works again, by turns."""
 
 logger = logging.getLogger("streambridge")
 
@@ -55,6 +56,39 @@ def reason_of(error: Exception) -> str:
 def is_process_local(layer: BaseChannelLayer | None) -> bool:
     """Return whether a layer reaches this process only (or there is none)."""
     return layer is None or isinstance(layer, InMemoryChannelLayer)
+
+
+class Outage:
+    """
+    Tells once that a layer fails, and once that it works again, whoever of a process meets it.
+
+    Whoever has said :meth:`began` says :meth:`is_over` as soon as the layer works for it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told = False
+        self._told_at = float("-inf")
+
+    def began(self, error: Exception) -> None:
+        """Warn, unless that was done."""
+        with self._lock:
+            now = time.monotonic()
+            if self._told or now - self._told_at < WARNING_INTERVAL:
+                return
+            self._told, self._told_at = True, now
+        logger.warning(
+            "The channel layer failed (%s). Events are kept in the log; clients get them by "
+            "polling until it is back.",
+            reason_of(error),
+        )
+
+    def is_over(self) -> None:
+        """Say so, if the outage was told of."""
+        with self._lock:
+            told, self._told = self._told, False
+        if told:
+            logger.warning("The channel layer is back: clients get events by its messages again.")
 
 
 class News(NamedTuple):
@@ -116,12 +150,17 @@ class Announcer:
         address = address_of(layer)
         self._publisher = None if address is None else Publisher(address)
         """Sends on the thread that announces; None: a loop sends, by the layer's own methods."""
+        self._repeats: Repeats[News] | None = None
+        """None: whoever could miss a message of ours looks at the log all the time anyway."""
+        if not is_process_local(layer):
+            self._repeats = Repeats(self._say_again)
         self._waiting: dict[str, News] = {}
         self._lock = threading.Lock()
         self._sending: asyncio.Future[None] | None = None
         self._sender: asyncio.AbstractEventLoop | None = None
         """The loop that was asked to send what waits, until nothing waits."""
-        self._warned_at = float("-inf")
+        self.outage = Outage()
+        self._failing = False
         self._closed = False
 
     def prepare(self) -> None:
@@ -132,22 +171,33 @@ class Announcer:
 
     def announce(self, written: Sequence[Written]) -> None:
         """Send word of what was committed, soon."""
-        self._send_soon(
-            News(one.run_id, one.epoch, one.batch.last, one.status, one.batch) for one in written
+        self._tell(
+            [News(one.run_id, one.epoch, one.batch.last, one.status, one.batch) for one in written]
         )
 
     def announce_deletion(self, run_id: str) -> None:
         """Send word that a run is gone, soon."""
-        self._send_soon([News(run_id)])
+        self._tell([News(run_id)])
+
+    def _tell(self, news: Sequence[News]) -> None:
+        self._send_soon(news)
+        if self._repeats is not None:
+            self._repeats.note([(one.run_id, one) for one in news])
+
+    def _say_again(self, news: Iterable[News]) -> None:
+        # Without the events: who has missed them reads them from the log, and the others have them.
+        self._send_soon([one._replace(batch=None) for one in news])
 
     async def close(self) -> None:
         """Wait until what was announced before is sent, or given up. On the loop of the layer."""
+        self._say_last()
         if self._publisher is not None:
             await background.in_thread(self._publisher.close)
         await self._all_sent()
 
     def shut(self) -> None:
         """Do the same on a thread without a loop, for so long at most; and announce no more."""
+        self._say_last()
         if self._publisher is not None:
             self._publisher.close()
         self._closed = True
@@ -157,6 +207,12 @@ class Announcer:
         with contextlib.suppress(TimeoutError, BridgeClosed):
             background.submit(self._all_sent()).result(SEND_DEADLINE)
 
+    def _say_last(self) -> None:
+        """Say again, now, what would be said again later."""
+        last = self._repeats.take() if self._repeats is not None else []
+        if last and (self._publisher is None or self._publisher.connected):
+            self._say_again(last)
+
     async def _all_sent(self) -> None:
         while self._sender is not None:
             sending = self._sending
@@ -165,12 +221,11 @@ class Announcer:
             else:
                 await asyncio.wait((sending,))
 
-    def _send_soon(self, news: Iterable[News]) -> None:
+    def _send_soon(self, news: Sequence[News]) -> None:
         publisher = self._publisher
         if publisher is None:
             self._send_on_loop(news)
             return
-        news = list(news)
         if not (publisher.connected and publisher.send([self._message(one) for one in news])):
             self._hold(news)
             if publisher.connect(self._connected):
@@ -205,8 +260,9 @@ class Announcer:
             self._send_on_loop(self._take_held())
         elif error is not None:
             self._take_held()
-            self._warn(error)
+            self._fails(error)
         else:
+            self._works()
             self._send_held()
 
     def _send_held(self) -> None:
@@ -282,19 +338,19 @@ class Announcer:
             async with asyncio.timeout(SEND_DEADLINE):
                 await group_send_all(layer, messages)
         except Exception as error:  # whatever it is: clients get the events by polling
-            self._warn(error)
+            self._fails(error)
             return not isinstance(error, TimeoutError)
+        self._works()
         return True
 
-    def _warn(self, error: Exception) -> None:
-        now = time.monotonic()
-        if now - self._warned_at > WARNING_INTERVAL:
-            self._warned_at = now
-            logger.warning(
-                "The channel layer failed (%s). Events are kept in the log; clients get them by "
-                "polling until it is back.",
-                reason_of(error),
-            )
+    def _fails(self, error: Exception) -> None:
+        self._failing = True
+        self.outage.began(error)
+
+    def _works(self) -> None:
+        if self._failing:
+            self._failing = False
+            self.outage.is_over()
 
 
 def _progress(news: News) -> tuple[int, bool]:

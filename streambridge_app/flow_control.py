@@ -47,8 +47,9 @@ def flow_control(application: Application) -> Application:
     """Make ``await send(...)`` wait for slow clients under Daphne, for HTTP and WebSocket.
 
     Under Daphne it also keeps the tokens of runs out of the access log, which is no logger's, and
-    sends the close codes that Daphne refuses to send. On every server it lets open streams end in
-    an orderly way at SIGTERM and SIGINT (see :func:`streambridge_app.shutdown.install`).
+    sends the close codes and the large messages that Daphne refuses to send. On every server it
+    lets open streams end in an orderly way at SIGTERM and SIGINT (see
+    :func:`streambridge_app.shutdown.install`).
     It has to be the outermost wrapper, so that it meets the server's own ``send``::
 
         application = flow_control(ProtocolTypeRouter({...}))
@@ -115,6 +116,8 @@ class _Valve:
         if kind == "websocket.close" and 1000 < (message.get("code") or 0) < 3000 and self._is_open:
             # Daphne's WebSocket library fails at an application's codes of this range.
             self._protocol.sendCloseFrame(code=message["code"])
+        elif kind == "websocket.send":
+            await self._send_of_any_size(message)
         else:
             await self._send(message)
         if last or kind not in _FLOWING:
@@ -133,6 +136,16 @@ class _Valve:
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             self._yielded_at = time.monotonic()
+
+    async def _send_of_any_size(self, message: Message) -> None:
+        # Daphne's WebSocket library takes its limit for what clients say as one for us, too.
+        protocol = self._protocol
+        limit = protocol.maxMessagePayloadSize
+        protocol.maxMessagePayloadSize = 0  # none
+        try:
+            await self._send(message)  # it doesn't suspend, so nothing is received meanwhile
+        finally:
+            protocol.maxMessagePayloadSize = limit
 
     def detach(self) -> None:
         """Give the transport back to Daphne. Idempotent."""

@@ -17,7 +17,7 @@ from typing import Any
 from channels.layers import BaseChannelLayer
 
 from . import background, reading
-from .announce import News, is_process_local
+from .announce import News, Outage, is_process_local
 from .bridge import closed
 from .complaints import Complaints
 from .exceptions import BridgeClosed
@@ -59,6 +59,7 @@ class Hub:
         sweeper: LogThreads,
         watcher: LogThreads,
         watch: Watch,
+        outage: Outage,
     ) -> None:
         self._options = options
         self._readers = readers
@@ -72,7 +73,9 @@ class Hub:
         self._closed = False
         self._membership: Membership | None = None
         if layer is not None:
-            self._membership = Membership(layer, self._runs, self.receive)
+            self._membership = Membership(
+                layer, self._runs, self.receive, outage=outage, missed=self._look_soon
+            )
         self._poller = Poller(
             self._runs,
             self._membership,
@@ -120,6 +123,9 @@ class Hub:
         """
         self.check_open()
         await self._poller.look(run_id)
+
+    def _look_soon(self, run_id: str) -> None:
+        self._poller.look_soon(run_id)
 
     async def _read(self, key: int, epoch: int, seq: int, limit: int) -> Batch | None:
         place = (key, epoch, seq, limit)

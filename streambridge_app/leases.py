@@ -10,6 +10,7 @@ to renew them: after an outage, all of them look dead.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -36,6 +37,8 @@ LONGEST_BREAK: Final = 5_000
 
 EXPIRED_AT_ONCE: Final = 100
 """Runs ended in one transaction."""
+
+logger = logging.getLogger("streambridge")
 
 
 class Keeper:
@@ -166,6 +169,10 @@ class Watch:
             ):
                 self._announce(written)
                 ended += len(written)
+                for one in written:
+                    logger.warning(
+                        "The run %r is lost: its producer has not renewed its lease.", one.run_id
+                    )
         except Exception:
             self._last = float("-inf")
             raise

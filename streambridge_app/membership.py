@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from channels.layers import BaseChannelLayer
 
-from .announce import group_name, reason_of
+from .announce import Outage, group_name
 from .groups import Groups, open_groups
 
 CLOSE_DEADLINE: Final = 2.0
@@ -42,10 +42,22 @@ class Membership:
         layer: BaseChannelLayer,
         wanted: Mapping[str, Member],
         receive: Callable[[dict[str, Any]], None],
+        *,
+        outage: Outage | None = None,
+        missed: Callable[[str], None] = lambda run_id: None,
     ) -> None:
+        """
+        Args:
+            layer: the channel layer.
+            wanted: the runs followed, by id; it changes meanwhile.
+            receive: takes the messages.
+            outage: told of the layer's.
+            missed: called with a run whose group was joined anew: its messages may have been lost.
+        """
         self._layer = layer
+        self._outage = outage or Outage()
+        self._missed = missed
         self._wanted = wanted
-        """The runs followed, by id; it changes while this looks at it."""
         self._receive = receive
         self._joined: set[str] = set()
         """The runs whose groups were joined."""
@@ -87,20 +99,17 @@ class Membership:
         while True:
             self._dirty = set(self._wanted)
             self._changed.set()
+            began = asyncio.get_running_loop().time()
             try:
                 await self._serve(await open_groups(self._layer, self._receive))
             except Exception as error:
-                if not self._failing:  # once for each time that it goes down
-                    logger.warning(
-                        "The channel layer failed (%s); clients get events by polling until it is "
-                        "back.",
-                        reason_of(error),
-                    )
+                self._outage.began(error)
             self._failing = True
             self._joined.clear()
             for member in self._wanted.values():
                 member.joined.set()
-            await asyncio.sleep(RETRY_DELAY)
+            # What has worked for long and was cut may be made anew at once.
+            await asyncio.sleep(began + RETRY_DELAY - asyncio.get_running_loop().time())
 
     async def _serve(self, groups: Groups) -> None:
         """Receive and mend until the layer fails."""
@@ -141,8 +150,11 @@ class Membership:
             finally:
                 self._joins = set()
             self._joined.update(joins)
-            if joins:
+            if joins and self._failing:
                 self._failing = False
+                self._outage.is_over()
+                for run_id in joins:
+                    self._missed(run_id)
             for run_id in joins:
                 if run_id in self._wanted:
                     self._wanted[run_id].joined.set()

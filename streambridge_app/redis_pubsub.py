@@ -35,6 +35,17 @@ RETRY_DELAY: Final = 1.0
 PING_INTERVAL: Final = 5.0
 """Seconds of silence after which a subscriber asks whether Redis is there; after two, it is not."""
 
+KEEPALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""
+Seconds of silence before the kernel asks whether the other side is there, between two such
+questions, and how many remain unanswered by one that isn't.
+
+It keeps the routers between us from forgetting a silent connection, too.
+"""
+
+UNACKNOWLEDGED_MS: Final = 5_000
+"""Milliseconds after which a connection is lost whose other side confirms no data."""
+
 logger = logging.getLogger("streambridge")
 
 Message = tuple[str, dict[str, Any]]
@@ -106,6 +117,11 @@ def _take_socket(connection: Any) -> socket.socket:
     taken: socket.socket = connection._sock
     connection._sock = None
     taken.setblocking(False)
+    if taken.family in (socket.AF_INET, socket.AF_INET6):
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in {**KEEPALIVE, "TCP_USER_TIMEOUT": UNACKNOWLEDGED_MS}.items():
+            if hasattr(socket, name):  # each system has its own
+                taken.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return taken
 
 
@@ -124,6 +140,8 @@ class Publisher:
         self._address = address
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
+        self._incoming = select.poll()
+        """Tells whether the socket can be read."""
         self._connecting: threading.Thread | None = None
         self._retry_at = float("-inf")
         self._closed = False
@@ -147,6 +165,10 @@ class Publisher:
             if self._socket is None:
                 return False
             try:
+                # Redis was asked to say nothing, so it is the end that can be read: a connection
+                # that was closed would take one message more, and lose it.
+                if self._incoming.poll(0):
+                    raise ConnectionError("Redis closed the connection")
                 _send_all(self._socket, packed)
             except OSError:
                 self._socket.close()
@@ -195,6 +217,8 @@ class Publisher:
             elif self._closed:
                 connected.close()
             else:
+                self._incoming = select.poll()
+                self._incoming.register(connected, select.POLLIN)
                 self._socket = connected
             self._connecting = None
         done(error)

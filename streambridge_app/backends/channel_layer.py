@@ -310,6 +310,7 @@ class ChannelLayerBridge(StreamBridge):
                     sweeper=self._sweeper,
                     watcher=self._watcher,
                     watch=self._watch,
+                    outage=self.announcer.outage,
                 )
         return hub
 

@@ -43,7 +43,8 @@ def check_flow_control() -> Found:
     problem = Problem(
         FAIL,
         f"{path} has no flow control as its outermost wrapper: under Daphne, one client that "
-        "stops reading grows the server without limit, and tokens are in its access log",
+        "stops reading grows the server without limit, an event of about 1 MiB closes a "
+        "WebSocket, and tokens are in the access log",
         "End asgi.py with: application = flow_control(application), "
         "from streambridge_app.flow_control.",
     )

@@ -54,8 +54,10 @@ def bridge_with(stack: Stack, settings: Settings) -> Callable[..., Any]:
     async def make(**options: Any) -> AsyncIterator[StreamBridge]:
         settings.STREAMBRIDGE = {**settings.STREAMBRIDGE, **options}
         bridge = get_bridge()
-        yield bridge
-        await bridge.close()
+        try:
+            yield bridge
+        finally:
+            await bridge.close()
 
     return make
 

@@ -8,6 +8,8 @@ from channels.layers import BaseChannelLayer, InMemoryChannelLayer
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
+from streambridge_app.groups import PROBE_TYPE
+
 
 class Unreliable:
     """Drops, doubles, delays and reorders a third of all messages, the same ones every time."""
@@ -112,3 +114,32 @@ class DeafLayer(DeadLayer):
     async def receive(self, channel: str) -> dict[str, Any]:
         await asyncio.Event().wait()
         raise AssertionError
+
+
+class Losing:
+    """Loses the next message that is not a probe, whenever it is told to."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lose_next = False
+        self.sent = 0
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        if message["type"] != PROBE_TYPE:
+            self.sent += 1
+            if self.lose_next:
+                self.lose_next = False
+                return
+        await self._deliver(group, message)
+
+    async def _deliver(self, group: str, message: dict[str, Any]) -> None:
+        await super().group_send(group, message)  # type: ignore[misc]
+
+
+class LosingPubSubLayer(Losing, RedisPubSubChannelLayer):
+    async def _deliver(self, group: str, message: dict[str, Any]) -> None:
+        await RedisPubSubChannelLayer.__getattr__(self, "group_send")(group, message)
+
+
+class LosingCoreLayer(Losing, RedisChannelLayer):
+    pass

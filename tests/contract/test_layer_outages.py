@@ -120,3 +120,24 @@ async def test_clients_get_everything_meanwhile(bridge_with, redis_server, outag
         await bridge.publish_end("run")
         events = await reading
     assert seqs(events) == data(events) == list(range(1, number + 1))
+
+
+async def test_an_outage_is_told_of_once_and_its_end_once(bridge_with, redis_server, caplog):
+    def told(words):
+        return [record for record in caplog.records if words in record.getMessage()]
+
+    async with bridge_with(POLL_INTERVAL=0.1) as bridge, contextlib.AsyncExitStack() as clients:
+        for run_id in ("run", "run", "other"):
+            await bridge.publish(run_id, "number", 0)
+            one = await clients.enter_async_context(client(bridge, run_id))
+            await one.take(1)
+        await async_wait_until(lambda: is_member(bridge), 20, "it to join")
+        with killed(redis_server):
+            await async_wait_until(lambda: told("channel layer failed"), 20, "the warning")
+            for number in range(30):
+                await bridge.publish("run", "number", number)
+        await async_wait_until(lambda: told("layer is back"), 20, "word of its end")
+        await async_wait_until(lambda: is_member(bridge), 20, "it to join again")
+        for number in range(30):
+            await bridge.publish("other", "number", number)
+    assert len(told("channel layer")) == 2

@@ -228,7 +228,9 @@ async def test_run_is_lost_once_however_many_look(bridge, stack):
 
 
 @on_databases
-async def test_living_producers_get_the_time_to_renew_first(bridge, stack, in_thread, monkeypatch):
+async def test_living_producers_get_the_time_to_renew_first(
+    bridge, stack, in_thread, monkeypatch, caplog
+):
     monkeypatch.setattr(liveness, "EXPIRY_GRACE", 2_000)
     await bridge.create_run("run", lease=30)
     announced = []
@@ -252,6 +254,7 @@ async def test_living_producers_get_the_time_to_renew_first(bridge, stack, in_th
     await look_at(55_300)
     assert [one.run_id for one in announced] == ["run"]
     assert (await bridge.get_run("run")).status == "lost"
+    assert caplog.text.count("The run 'run' is lost") == 1
 
 
 def _unreachable(*args):

@@ -40,6 +40,7 @@ LAYERS = {
         "recovery",
         "redis_pubsub",
         "registry",
+        "repeats",
         "retention",
     ],
     4: [
