@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .dialects import LEASE_IS_FRESH, NOW
+from .dialects import LEASE_WILL_DO, NOW
 from .libpq import Statement, to_bool, to_text
 from .models import Event, Run
 from .runs import RUNNING
@@ -30,7 +30,7 @@ _RESULT = """
 _LEASE = f"""
     CASE
         WHEN lease_ms IS NULL OR {{end}} IS NOT NULL THEN NULL
-        WHEN {LEASE_IS_FRESH["postgresql"]} THEN lease_expires
+        WHEN {LEASE_WILL_DO["postgresql"]} THEN lease_expires
         ELSE {NOW["postgresql"]} + lease_ms
     END
 """

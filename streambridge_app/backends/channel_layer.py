@@ -229,7 +229,6 @@ class ChannelLayerBridge(StreamBridge):
         if pipeline.generation is None:  # the block was not entered
             return
         self.keeper.release(pipeline)
-        # Called twice it may add the time twice, and the next claim sets it back.
         await self._repeatable(extend_lease, pipeline.key, pipeline.generation, wait_ms, self.using)
 
     def check_open(self) -> None:

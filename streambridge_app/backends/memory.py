@@ -84,7 +84,12 @@ class _Run:
         return self.floor + len(self.names)
 
     def renew(self) -> None:
-        self.lease_expires = time.monotonic() + self.lease
+        """Let it last for its length from now on; the wait that a release asked for is no less."""
+        self.lease_expires = max(self.lease_expires, time.monotonic() + self.lease)
+
+    def start_lease(self, wait: float = 0) -> None:
+        """Let it last for its length and ``wait`` seconds from now on, whatever was left of it."""
+        self.lease_expires = time.monotonic() + self.lease + wait
 
     def append(self, names: Sequence[str], data: Sequence[str], end: str | None) -> None:
         self.names += names
@@ -277,7 +282,7 @@ class MemoryBridge(StreamBridge):
             run.generation += take_over
             if self._lease_ms is not None:
                 run.lease = self._lease_ms / 1000
-            run.renew()
+            run.start_lease()
             run.handles.add(handle)
             return run.epoch, run.generation
 
@@ -287,8 +292,7 @@ class MemoryBridge(StreamBridge):
             run = self._runs.get(handle.run_id)
             if run is not None and handle in run.handles:
                 run.handles.discard(handle)
-                run.lease += wait
-                run.renew()
+                run.start_lease(wait)
 
     def check_generation(self, run_id: str, epoch: int | None, generation: int | None) -> None:
         """Raise ProducerFenced if a later producer has taken the run over."""
@@ -322,7 +326,7 @@ class MemoryBridge(StreamBridge):
         run = self._runs[run_id] = _Run(next(self._keys), epoch, owner_id, metadata_json)
         if lease_ms is not None:
             run.lease = lease_ms / 1000
-            run.renew()
+            run.start_lease()
         if cancel_after_ms is not None:
             run.cancel_after = cancel_after_ms / 1000
         run.max_events = settings.MAX_RUN_EVENTS if max_events is None else max_events
