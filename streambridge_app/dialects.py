@@ -17,7 +17,7 @@ The database's clock is the clock of all leases: all processes share it.
 """
 
 LONGEST_WAIT: Final = 86_400_000
-"""Milliseconds beside a lease that an append leaves to a released run: a day, as queues may need."""
+"""Milliseconds beside a lease that an append leaves to a released run: a day, for slow queues."""
 
 LEASE_IS_FRESH: Final = {
     vendor: f"(lease_expires - {now} BETWEEN lease_ms * 2 / 3 AND lease_ms)"

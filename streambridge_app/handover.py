@@ -6,6 +6,7 @@ from django.db import connections
 
 from .dialects import NOW
 from .models import Run
+from .patience import condition
 from .runs import RUNNING
 
 
@@ -24,12 +25,13 @@ def extend_lease(key: int, generation: int, wait_ms: int, using: str) -> None:
         using: alias of the database.
     """
     connection = connections[using]
+    patient, timeout = condition(connection)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
             UPDATE {Run._meta.db_table} SET
                 lease_expires = {NOW[connection.vendor]} + lease_ms + %s
-            WHERE id = %s AND generation = %s AND status = '{RUNNING}'
+            WHERE {patient} AND id = %s AND generation = %s AND status = '{RUNNING}'
             """,
-            (wait_ms, key, generation),
+            (wait_ms, *timeout, key, generation),
         )

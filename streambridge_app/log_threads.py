@@ -21,8 +21,9 @@ from django.db.utils import load_backend
 
 from .bridge import closed
 from .exceptions import BridgeClosed, LogUnavailable
-from .failures import Failure, failure_of
+from .failures import Failure, failure_of, sentence_of
 from .libpq import Preparing
+from .patience import LOCK_TIMEOUT
 
 CONNECTION_DEADLINES: Final = {
     "connect_timeout": 5,
@@ -112,7 +113,8 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
 
     It keeps no log of its queries in DEBUG: no request's end would ever empty that. On
     PostgreSQL it lets the server prepare and bind the few statements that come again and again,
-    unless ``OPTIONS`` says otherwise: to plan an append takes as long as to run a small one.
+    unless ``OPTIONS`` says otherwise: to plan an append takes as long as to run a small one. It
+    waits for no lock for longer than :mod:`streambridge_app.patience` says.
     """
     settings = connections.settings[using]
     options = {key: value for key, value in settings["OPTIONS"].items() if key != "pool"}
@@ -127,7 +129,7 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
     backend = load_backend(settings["ENGINE"]).DatabaseWrapper
     prepares = options.get("server_side_binding") and options.get("prepare_threshold") is not None
     bases = (Preparing, backend) if prepares else (backend,)
-    own = type("OwnDatabaseWrapper", bases, {"queries_logged": False})
+    own = type("OwnDatabaseWrapper", bases, {"queries_logged": False, "lock_timeout": LOCK_TIMEOUT})
     wrapper: BaseDatabaseWrapper = own(settings, using)
     return wrapper
 
@@ -170,11 +172,10 @@ def guarded_on(
             with contextlib.suppress(Error):
                 connection.close()
         raise LogUnavailable(
-            f"The log in the database {connection.alias!r} can't be reached or is locked: "
-            f"{error}. "
-            "Trying again may help.",
+            sentence_of(failure, error, connection.alias, alone=alone),
             written=None if alone and reached and failure is Failure.LOST else False,
-            transient=alone and failure is not Failure.REFUSED,
+            transient=alone and failure not in (Failure.REFUSED, Failure.LOCKED),
+            locked=failure is Failure.LOCKED,
         ) from error
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Final, ParamSpec, TypeVar
 
 from channels.layers import get_channel_layer
@@ -49,7 +51,11 @@ from ..writer import Writer
 from ..writes import Written
 
 CLAIM_PAUSE: Final = 0.2
-"""Seconds between two attempts to claim a run while the log can't be reached."""
+"""
+Seconds between two attempts to write to a run that is locked.
+
+Or to claim one while the log can't be reached.
+"""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,6 +73,8 @@ class ChannelLayerBridge(StreamBridge):
             raise ImproperlyConfigured(
                 f"{NAME}['DATABASE'] must be an alias in DATABASES, not {self.using!r}."
             )
+        self._waits_for_locks = connections[self.using].vendor == "postgresql"
+        """Whether locks are given up early, to come again; SQLite has waited for long enough."""
         self.max_event_bytes = settings.MAX_EVENT_BYTES
         self._layer = get_channel_layer(settings.CHANNEL_LAYER)
         self.announcer = Announcer(self._layer, settings.MESSAGE_BYTES, self._local_loop)
@@ -120,7 +128,7 @@ class ChannelLayerBridge(StreamBridge):
             max_bytes=max_bytes,
             keep=keep,
         )
-        await self._readers.call(log.create, new.run_id, self.using, *new[1:])
+        await self._writing(self._readers.submit, log.create, new.run_id, self.using, *new[1:])
         return new.run_id
 
     async def get_run(self, run_id: str) -> RunState:
@@ -174,23 +182,45 @@ class ChannelLayerBridge(StreamBridge):
         return follow(lambda: self._hub().follow(run_id), last_event_id, heartbeat_interval, epoch)
 
     async def request_cancel(self, run_id: str) -> None:
-        await self._repeatable(log.request_cancel, check_run_id(run_id), self.using)
+        await self._writing(
+            self._readers.submit_repeatable,
+            log.request_cancel,
+            check_run_id(run_id),
+            self.using,
+        )
+
+    async def schedule_cleanup(self, run_id: str, *, delay: float) -> None:
+        await self._store_deadline(check_run_id(run_id), timezone.now() + check_delay(delay))
+
+    async def _store_deadline(self, run_id: str, deadline: datetime.datetime) -> int | None:
+        return await self._writing(
+            self._readers.submit_repeatable,
+            retention.schedule_cleanup,
+            run_id,
+            deadline,
+            self.using,
+        )
 
     async def trim(self, run_id: str, *, keep: int) -> int:
-        return await self._readers.call(
-            retention.trim, check_run_id(run_id), check_keep(keep), self.using
+        deleted: list[int] = []
+        return await self._writing(
+            self._readers.submit,
+            retention.trim,
+            check_run_id(run_id),
+            check_keep(keep),
+            self.using,
+            deleted,
         )
 
     async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
         deadline = timezone.now() + check_delay(delay)
         check_run_id(run_id)
-        key = await self._repeatable(retention.schedule_cleanup, run_id, deadline, self.using)
+        key = await self._store_deadline(run_id, deadline)
         if key is None:
             return
         # From here on, a caller that is cancelled leaves the deadline to the sweeper.
         await asyncio.sleep(delay)
-        deletion = self._sweeper.submit_repeatable(retention.delete_all, key, self.using)
-        await asyncio.wrap_future(deletion)
+        await self._writing(self._sweeper.submit_repeatable, retention.delete_all, key, self.using)
         self.announcer.announce_deletion(run_id)
 
     def producer(
@@ -218,7 +248,7 @@ class ChannelLayerBridge(StreamBridge):
                 )
                 break
             except LogUnavailable as error:
-                if not error.transient or time.monotonic() > give_up_at:
+                if not (error.transient or self._may_pass(error)) or time.monotonic() > give_up_at:
                     raise
             await asyncio.sleep(CLAIM_PAUSE)
         pipeline.claimed(claim)
@@ -229,7 +259,14 @@ class ChannelLayerBridge(StreamBridge):
         if pipeline.generation is None:  # the block was not entered
             return
         self.keeper.release(pipeline)
-        await self._repeatable(extend_lease, pipeline.key, pipeline.generation, wait_ms, self.using)
+        await self._writing(
+            self._readers.submit_repeatable,
+            extend_lease,
+            pipeline.key,
+            pipeline.generation,
+            wait_ms,
+            self.using,
+        )
 
     def check_open(self) -> None:
         """Raise BridgeClosed after :meth:`close`, and in a process forked from ours."""
@@ -300,6 +337,27 @@ class ChannelLayerBridge(StreamBridge):
     def _local_loop(self) -> asyncio.AbstractEventLoop | None:
         loop = self._local_hub_loop
         return None if loop is None or loop.is_closed() else loop
+
+    async def _writing(
+        self, submit: Callable[..., Future[T]], function: Callable[..., T], /, *args: Any
+    ) -> T:
+        """
+        Call one that writes to a run, again while others hold that locked, for RETRY_SECONDS.
+
+        It waits here in between, since to wait on a thread of the readers would keep the readers
+        of all other runs waiting.
+        """
+        give_up_at = time.monotonic() + self._retry_seconds
+        while True:
+            try:
+                return await asyncio.wrap_future(submit(function, *args))
+            except LogUnavailable as error:
+                if not self._may_pass(error) or time.monotonic() > give_up_at:
+                    raise
+            await asyncio.sleep(CLAIM_PAUSE)
+
+    def _may_pass(self, error: LogUnavailable) -> bool:
+        return error.locked and self._waits_for_locks
 
     async def _repeatable(
         self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs

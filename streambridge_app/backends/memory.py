@@ -252,21 +252,30 @@ class MemoryBridge(StreamBridge):
         return count
 
     async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
-        check_delay(delay)
-        with self._lock:
-            run = self._find(check_run_id(run_id))
-            if run is None:
-                return
-            deadline = time.monotonic() + delay
-            run.delete_at = deadline if run.status == RUNNING else min(run.delete_at, deadline)
+        run = self._set_deadline(run_id, delay)
+        if run is None:
+            return
         # A caller that is cancelled leaves the deadline to whoever looks next.
-        self._wake(run_id)
         await asyncio.sleep(delay)
         with self._lock:
             if self._runs.get(run_id) is not run:
                 return
             del self._runs[run_id]
         self._wake(run_id)
+
+    async def schedule_cleanup(self, run_id: str, *, delay: float) -> None:
+        self._set_deadline(run_id, delay)
+
+    def _set_deadline(self, run_id: str, delay: float) -> _Run | None:
+        check_delay(delay)
+        with self._lock:
+            run = self._find(check_run_id(run_id))
+            if run is None:
+                return None
+            deadline = time.monotonic() + delay
+            run.delete_at = deadline if run.status == RUNNING else min(run.delete_at, deadline)
+        self._wake(run_id)
+        return run
 
     def producer(
         self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
