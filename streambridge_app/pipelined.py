@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from .alarm import resolve
 from .background import SIGNAL_SECONDS
 from .bridge import Producer
+from .callers import refuse_transaction_of, waiting_caller
 from .exceptions import InsideEventLoop, InsideTransaction, StreamBridgeError
 from .pipeline import Pipeline
 from .slots import Wakeup
@@ -75,6 +76,8 @@ class PipelinedProducer(Producer):
         # A cancellation here has accepted nothing and leaves the buffer as it is.
         while not ready():
             self.pipeline.check_process()
+            if caller := waiting_caller():
+                await refuse_transaction_of(caller, self._bridge.using)
             waiter = asyncio.get_running_loop().create_future()
             with self.pipeline.settled:
                 if ready():  # settled between the look and the lock

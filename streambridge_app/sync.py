@@ -28,10 +28,10 @@ class SyncStreamBridge:
     """
     The methods of :class:`StreamBridge`, blocking. Arguments and errors are the same.
 
-    Get one from :func:`streambridge_app.get_sync_bridge`. Any thread may use it, but none
-    that runs an event loop, as an async view or a notebook does: every method, and
-    every one of a handle, raises InsideEventLoop there, before it does anything. With ``DJANGO_ALLOW_ASYNC_UNSAFE`` in the
-    environment, the calls that only read or write go through.
+    Get one from :func:`streambridge_app.get_sync_bridge`. Any thread may use it, but none that
+    runs an event loop, as an async view or a notebook does: every call, of a handle as well, raises
+    InsideEventLoop there, before it does anything. With ``DJANGO_ALLOW_ASYNC_UNSAFE`` in the
+    environment, calls of the bridge that only read or write go through.
     """
 
     def __init__(self, bridge: StreamBridge) -> None:

@@ -30,6 +30,7 @@ from ..arguments import (
     milliseconds,
 )
 from ..bridge import StreamBridge, closed
+from ..callers import refuse_transaction_of, waiting_caller
 from ..conf import NAME, streambridge_settings
 from ..event_data import encode_data
 from ..events import check_event_name, check_key, check_run_id
@@ -137,6 +138,8 @@ class ChannelLayerBridge(StreamBridge):
     async def publish(self, run_id: str, event: str, data: Any, *, key: str | None = None) -> None:
         run_id, name = check_run_id(run_id), check_event_name(event)
         text = encode_data(data, self.max_event_bytes)
+        if caller := waiting_caller():
+            await refuse_transaction_of(caller, self.using)
         if key is None:
             await self.writer.publish(run_id, name, text)
             return
@@ -166,6 +169,8 @@ class ChannelLayerBridge(StreamBridge):
             ProducerFenced: one has.
         """
         publication = Publication(*new_end(run_id, status, error), epoch, generation)
+        if caller := waiting_caller():
+            await refuse_transaction_of(caller, self.using)
         self.writer.submit(publication)
         with contextlib.suppress(RunEnded):
             await publication.written()
@@ -237,6 +242,8 @@ class ChannelLayerBridge(StreamBridge):
 
     async def claim(self, pipeline: Pipeline, *, take_over: bool) -> None:
         """Claim a handle's run and keep its lease until the handle is released."""
+        if caller := waiting_caller():
+            await refuse_transaction_of(caller, self.using)
         self.writer.prepare()
         self.announcer.prepare()
         give_up_at = time.monotonic() + self._retry_seconds
@@ -347,6 +354,8 @@ class ChannelLayerBridge(StreamBridge):
         It waits here in between, since to wait on a thread of the readers would keep the readers
         of all other runs waiting.
         """
+        if caller := waiting_caller():
+            await refuse_transaction_of(caller, self.using)
         give_up_at = time.monotonic() + self._retry_seconds
         while True:
             try:

@@ -24,6 +24,7 @@ LAYERS = {
     2: ["event_data", "lifecycle", "commit_times", "conf", "models", "refusals"],
     3: [
         *["advance", "advance_postgresql", "advance_sqlite", "dialects", "libpq", "writes"],
+        "callers",
         "signals",
         "failures",
         "garbage",
@@ -81,6 +82,7 @@ TESTED_BY = {
     "backends.channel_layer": "contract/test_runs.py",
     "backends.memory": "contract/test_runs.py",
     "bridge": "contract/test_subscribe.py",
+    "callers": "contract/test_transactions.py",
     "contrib.celery": "acceptance/test_celery.py",
     "contrib.enqueue": "integration/test_contrib_tasks.py",
     "contrib.tasks": "integration/test_contrib_tasks.py",
