@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .dialects import LEASE_IS_FRESH, NOW
+from .dialects import LEASE_WILL_DO, NOW
 from .libpq import Statement, to_bool, to_text
 from .models import Event, Run
+from .patience import IS_PATIENT, timeout_of
 from .runs import RUNNING
 from .tail import Batch
 from .writes import Write, Written, offsets_of, sizes_of
@@ -30,7 +31,7 @@ _RESULT = """
 _LEASE = f"""
     CASE
         WHEN lease_ms IS NULL OR {{end}} IS NOT NULL THEN NULL
-        WHEN {LEASE_IS_FRESH["postgresql"]} THEN lease_expires
+        WHEN {LEASE_WILL_DO["postgresql"]} THEN lease_expires
         ELSE {NOW["postgresql"]} + lease_ms
     END
 """
@@ -59,7 +60,7 @@ _ADVANCED_MANY = f"""
                 string_to_array((SELECT %s), E'\\n\\n'),
                 string_to_array((SELECT %s), E'\\n\\n')
             ) AS w (run_id, n, size, status, epoch, generation, names, data, offsets)
-            WHERE n = abs(n) ORDER BY id
+            WHERE n = abs(n) AND {IS_PATIENT} ORDER BY id
         ) AS w CROSS JOIN LATERAL (
             SELECT id FROM {_RUN}
             WHERE id = w.id AND run_id IS NOT NULL AND (status = '{RUNNING}') IS TRUE
@@ -119,7 +120,8 @@ _ADVANCED = f"""
             status = coalesce(%s, status),
             ended_at = coalesce(%s, ended_at),
             lease_expires = {_LEASE.format(end="%s::text")}
-        WHERE run_id = %s AND (status = '{RUNNING}') IS TRUE AND epoch = coalesce(%s, epoch)
+        WHERE {IS_PATIENT}
+            AND run_id = %s AND (status = '{RUNNING}') IS TRUE AND epoch = coalesce(%s, epoch)
             AND generation = coalesce(%s, generation)
         RETURNING run_id, id, epoch, head, size, status, cancel_requested_at
     ), inserted AS (
@@ -164,7 +166,7 @@ def advance(
 ) -> Iterator[Written]:
     """Do all of it in one statement: one round trip, and one commit outside a transaction."""
     connection.ensure_connection()
-    statement, parameters = statement_for(writes, at)
+    statement, parameters = statement_for(writes, at, timeout_of(connection))
     found = statement.rows(connection, parameters)
     wanted = {write.run_id: write for write in writes}
     for run_id, key, epoch, head, status, cancel in found:
@@ -174,25 +176,31 @@ def advance(
 
 
 def statement_for(
-    writes: Sequence[Write], at: datetime.datetime
+    writes: Sequence[Write], at: datetime.datetime, lock_timeout: str
 ) -> tuple[Statement, tuple[Any, ...]]:
     """Return the statement that does all of it, and its parameters."""
-    return _many(writes, at) if len(writes) > 1 else _one(writes[0], at)
+    if len(writes) > 1:
+        return _many(writes, at, lock_timeout)
+    return _one(writes[0], at, lock_timeout)
 
 
-def _one(write: Write, at: datetime.datetime) -> tuple[Statement, tuple[Any, ...]]:
+def _one(
+    write: Write, at: datetime.datetime, lock_timeout: str
+) -> tuple[Statement, tuple[Any, ...]]:
     run_id, names, data, end, epoch, generation, _ = write
     sizes = sizes_of(data)
     count, size = len(names), sum(sizes)
     ended_at = None if end is None else at
-    run = (count, size, end, ended_at, end, run_id, epoch, generation)
+    run = (count, size, end, ended_at, end, lock_timeout, run_id, epoch, generation)
     if count == 1:
         return _ADVANCE_BY_ONE, (*run, size, names[0], data[0], at)
     lines = "\n".join(names), "\n".join(data), _offset_lines(sizes)
     return _ADVANCE_ONE, (*run, count, size, at, *lines)
 
 
-def _many(writes: Sequence[Write], at: datetime.datetime) -> tuple[Statement, tuple[Any, ...]]:
+def _many(
+    writes: Sequence[Write], at: datetime.datetime, lock_timeout: str
+) -> tuple[Statement, tuple[Any, ...]]:
     by_one = all(len(write.names) == 1 for write in writes)
     sizes = [sizes_of(write.data) for write in writes]
     return _ADVANCE_MANY_BY_ONE if by_one else _ADVANCE_MANY, (
@@ -205,6 +213,7 @@ def _many(writes: Sequence[Write], at: datetime.datetime) -> tuple[Statement, tu
         "\n\n".join(["\n".join(write.names) for write in writes]),
         "\n\n".join(["\n".join(write.data) for write in writes]),
         "" if by_one else "\n\n".join(map(_offset_lines, sizes)),
+        lock_timeout,
         at,
         at,
     )

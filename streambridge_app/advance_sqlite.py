@@ -16,7 +16,7 @@ from typing import Any, Final
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .dialects import LEASE_IS_FRESH, NOW
+from .dialects import LEASE_WILL_DO, NOW
 from .models import Event, Run
 from .runs import RUNNING
 from .tail import Batch
@@ -35,7 +35,7 @@ _ADVANCE = f"""
 """
 _ADVANCED = f"""
     run_id, id, epoch, head, size, cancel_requested_at,
-    CASE WHEN lease_ms THEN NOT {LEASE_IS_FRESH["sqlite"]} END
+    CASE WHEN lease_ms THEN NOT {LEASE_WILL_DO["sqlite"]} END
 """
 _WANTED = """
     FROM (

@@ -306,6 +306,14 @@ class StreamBridge(abc.ABC):
             InvalidRunId, LogUnavailable; ValueError if ``delay`` is negative.
         """
 
+    async def schedule_cleanup(self, run_id: str, *, delay: float) -> None:
+        """
+        Store when a run is to be deleted, and return: what the sync ``cleanup`` does.
+
+        Arguments and errors are those of :meth:`cleanup`. This base has no sweeper, so it waits.
+        """
+        await self.cleanup(run_id, delay=delay)
+
     def producer(
         self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
     ) -> Producer:

@@ -16,6 +16,9 @@ Milliseconds since 1970, by vendor.
 The database's clock is the clock of all leases: all processes share it.
 """
 
+LONGEST_WAIT: Final = 86_400_000
+"""Milliseconds beside a lease that an append leaves to a released run: a day, for slow queues."""
+
 LEASE_IS_FRESH: Final = {
     vendor: f"(lease_expires - {now} BETWEEN lease_ms * 2 / 3 AND lease_ms)"
     for vendor, now in NOW.items()
@@ -24,6 +27,16 @@ LEASE_IS_FRESH: Final = {
 Whether a renewal may wait: an unchanged column leaves PostgreSQL's index alone. Null: no lease.
 
 More than a lease is left after the clock has jumped back.
+"""
+
+LEASE_WILL_DO: Final = {
+    vendor: f"(lease_expires - {now} BETWEEN lease_ms * 2 / 3 AND lease_ms + {LONGEST_WAIT})"
+    for vendor, now in NOW.items()
+}
+"""
+The same to who appends: more than a lease is left as well while a released run waits.
+
+A clock that has jumped back by less is for the keeper of the run's handle to notice.
 """
 
 

@@ -13,6 +13,7 @@ Every error that StreamBridge raises by itself.
      ├── ProducerFenced (RuntimeError)   a handle whose run another has taken over
      ├── CancelRequested (RuntimeError)  a handle made to raise when its run is to stop
      ├── InsideTransaction (RuntimeError)  a self-committing call inside atomic()
+     ├── InsideEventLoop (RuntimeError)  a call that blocks, in a thread that runs an event loop
      ├── BridgeClosed (RuntimeError)     publishing through a bridge after close()
      ├── GreenThreadsUnsupported (RuntimeError)  patched threads that the bridge can't work with
      ├── LogOutdated (RuntimeError)      the log's tables are missing, or of another version
@@ -62,6 +63,10 @@ class InsideTransaction(StreamBridgeError, RuntimeError):
     """A call that commits by itself was made inside ``transaction.atomic()``."""
 
 
+class InsideEventLoop(StreamBridgeError, RuntimeError):
+    """A call of the sync API was made in a thread that runs an event loop."""
+
+
 class BridgeClosed(StreamBridgeError, RuntimeError):
     """The bridge was closed; get a new one from ``get_bridge()``."""
 
@@ -75,13 +80,24 @@ class LogOutdated(StreamBridgeError, RuntimeError):
 
 
 class LogUnavailable(StreamBridgeError, ConnectionError):
-    """The database that holds the log failed or can't be reached. Trying again may help."""
+    """
+    The database that holds the log failed, is locked or can't be reached. Trying again may help.
+
+    The message says which of these it was.
+    """
 
     def __init__(
-        self, message: str, *, written: bool | None = False, transient: bool = False
+        self,
+        message: str,
+        *,
+        written: bool | None = False,
+        transient: bool = False,
+        locked: bool = False,
     ) -> None:
         super().__init__(message)
         self.written = written
         """False: nothing was written for sure. None: that is not known."""
         self.transient = transient
         """Whether the database may be back in a moment; not a lock's timeout or a full disk."""
+        self.locked = locked
+        """Whether another transaction held a lock for too long."""

@@ -23,8 +23,12 @@ class Failure(enum.Enum):
     """Nothing was written, and on a new connection it may be."""
     CONFLICT = enum.auto()
     """Nothing was written, for another transaction was in the way: it may be tried again."""
+    DEADLOCK = enum.auto()
+    """The same: two transactions waited for each other, and this one was given up."""
+    LOCKED = enum.auto()
+    """Nothing was written: another transaction held a lock for longer than was waited for it."""
     REFUSED = enum.auto()
-    """Nothing was written: a lock was not to be had in time, or something is full."""
+    """Nothing was written: something is full, or the server was told to stop the statement."""
     SCHEMA = enum.auto()
     """Nothing was written: a table or column of the log is not there."""
     UNENCODABLE = enum.auto()
@@ -47,7 +51,8 @@ _BY_SQLSTATE = {
     "53300": Failure.STALE,  # too_many_connections
     "57P03": Failure.STALE,  # cannot_connect_now
     "40001": Failure.CONFLICT,  # serialization_failure
-    "40P01": Failure.CONFLICT,  # deadlock_detected
+    "40P01": Failure.DEADLOCK,  # deadlock_detected
+    "55P03": Failure.LOCKED,  # lock_not_available: lock_timeout
     "42P01": Failure.SCHEMA,  # undefined_table
     "42703": Failure.SCHEMA,  # undefined_column
     "22021": Failure.UNENCODABLE,  # character_not_in_repertoire
@@ -58,6 +63,54 @@ _SQLITE_ERROR = 1
 """SQLite's code for SQL that is wrong, or does not fit the tables there are."""
 
 _SQLITE_SCHEMA = ("no such table", "no such column", "has no column named")
+
+_UNREACHABLE = "The log in the database {alias!r} can't be reached: {error}."
+_LOCKED = (
+    "Another transaction holds a lock in the log for longer than was waited for it (database "
+    "{alias!r}): {error}."
+)
+_SENTENCES = {
+    Failure.LOST: _UNREACHABLE,
+    Failure.STALE: _UNREACHABLE,
+    Failure.CONFLICT: (
+        "Another transaction has changed what this one was about to write in the log (database "
+        "{alias!r}): {error}."
+    ),
+    Failure.DEADLOCK: (
+        "Two transactions waited for each other's runs in the log, and the database has given this "
+        "one up (database {alias!r}): {error}. Let all transactions publish to their runs in one "
+        "order, by run id for example."
+    ),
+    Failure.LOCKED: _LOCKED,
+    Failure.REFUSED: "The log in the database {alias!r} refused this: {error}.",
+}
+"""What happened, by kind."""
+
+_ALONE = "Trying again may help."
+_OF_CALLER = (
+    "Your transaction is lost with it: leave its atomic() block, which rolls it back, and run the "
+    "whole of it again."
+)
+_LOCKED_SQLITE = (
+    "Somebody else is writing to the database {alias!r} of the log, and SQLite has one writer at a "
+    'time: {error}. Keep transactions short; how long to wait is the "timeout" of its OPTIONS.'
+)
+
+
+def sentence_of(failure: Failure, error: Error, alias: str, *, alone: bool) -> str:
+    """
+    Return what to tell a caller: what happened, and what to do about it.
+
+    Args:
+        failure: what the error means, but not OTHER.
+        error: as Django has raised it.
+        alias: of the database.
+        alone: whether there is no transaction of the caller's.
+    """
+    is_sqlite = failure is Failure.LOCKED and _is_of_sqlite(error)
+    what = _LOCKED_SQLITE if is_sqlite else _SENTENCES[failure]
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{what.format(alias=alias, error=text)} {_ALONE if alone else _OF_CALLER}"
 
 
 def failure_of(error: Error) -> Failure:
@@ -76,13 +129,12 @@ def failure_of(error: Error) -> Failure:
     if getattr(error.__cause__, "sqlite_errorcode", None) == _SQLITE_ERROR:
         wrong_schema = any(text in str(error.__cause__) for text in _SQLITE_SCHEMA)
         return Failure.SCHEMA if wrong_schema else Failure.OTHER
-    return Failure.REFUSED
+    return Failure.LOCKED if _is_busy(error.__cause__) else Failure.REFUSED
 
 
-def is_locked(error: Error) -> bool:
-    """Return whether SQLite did nothing, since somebody else had its lock."""
-    code = getattr(error.__cause__, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+def _is_busy(cause: object) -> bool:
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the rest says more of the same
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _is_of_sqlite(error: Error) -> bool:

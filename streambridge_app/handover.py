@@ -6,12 +6,15 @@ from django.db import connections
 
 from .dialects import NOW
 from .models import Run
+from .patience import condition
 from .runs import RUNNING
 
 
 def extend_lease(key: int, generation: int, wait_ms: int, using: str) -> None:
     """
-    Let the lease of a run last longer, from now on, until somebody claims it.
+    Let the lease of a run last longer this once, until somebody claims it.
+
+    Its length stays what it is: the next producer's lease, and each renewal, have that.
 
     Changes nothing if the run has no lease, has ended or was taken over. Commits by itself.
 
@@ -22,13 +25,13 @@ def extend_lease(key: int, generation: int, wait_ms: int, using: str) -> None:
         using: alias of the database.
     """
     connection = connections[using]
+    patient, timeout = condition(connection)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
             UPDATE {Run._meta.db_table} SET
-                lease_ms = lease_ms + %s,
                 lease_expires = {NOW[connection.vendor]} + lease_ms + %s
-            WHERE id = %s AND generation = %s AND status = '{RUNNING}'
+            WHERE {patient} AND id = %s AND generation = %s AND status = '{RUNNING}'
             """,
-            (wait_ms, wait_ms, key, generation),
+            (wait_ms, *timeout, key, generation),
         )

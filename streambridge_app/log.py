@@ -32,6 +32,7 @@ from .dialects import NOW, among, listed
 from .exceptions import ProducerFenced, RunEnded, RunExists, RunNotFound
 from .liveness import lease_clock
 from .models import EpochFloor, Event, EventKey, Run
+from .patience import condition, is_patient, limit_waits
 from .runs import RUNNING, SUCCESS, RunState, error_in
 from .tail import Batch
 from .writes import Write, Written
@@ -81,6 +82,7 @@ def create(
         RunExists: the id is taken.
     """
     with transaction.atomic(using=using):
+        limit_waits(connections[using])
         keys = _create([(run_id, owner_id, metadata_json)], using)
         if not keys:
             raise RunExists(f"A run with the id {run_id!r} exists already.")
@@ -149,18 +151,19 @@ def claim(run_id: str, lease_ms: int | None, take_over: bool, using: str) -> Cla
         RunEnded: the run has ended.
     """
     connection = connections[using]
+    patient, timeout = condition(connection)
     # The column, not whether it is null: SQLite (3.40) says of any that it is not, in RETURNING.
     statement = f"""
         UPDATE {_RUN} SET
             generation = generation + %s,
             lease_ms = coalesce(%s, lease_ms),
             lease_expires = {NOW[connection.vendor]} + coalesce(%s, lease_ms)
-        WHERE run_id = %s AND status = '{RUNNING}'
+        WHERE {patient} AND run_id = %s AND status = '{RUNNING}'
         RETURNING id, epoch, generation, cancel_requested_at
     """
     for _ in range(_CREATE_ATTEMPTS):
         with connection.cursor() as cursor:
-            cursor.execute(statement, (int(take_over), lease_ms, lease_ms, run_id))
+            cursor.execute(statement, (int(take_over), lease_ms, lease_ms, *timeout, run_id))
             found = cursor.fetchall()
         if found:
             key, epoch, generation, cancel_requested_at = found[0]
@@ -210,6 +213,7 @@ def append(
             break
         # Rare: the first event of a run, or one after its end.
         with transaction.atomic(using=using):
+            limit_waits(connections[using])
             ended = set(
                 Run.objects.using(using)
                 .filter(run_id__in=[write.run_id for write in left])
@@ -299,14 +303,36 @@ def _lock(writes: Sequence[Write], using: str) -> dict[str, _Locked]:
     """Lock the rows of the runs that exist, in the order of their primary keys, and return them."""
     columns = "run_id, id, epoch, generation, head, status, cancel_requested_at"
     vendor = connections[using].vendor
-    wanted = f"run_id {among(vendor)}"
+    patient, timeout = condition(connections[using])
+    wanted = f"{patient} AND run_id {among(vendor)}"
     if vendor == "postgresql":
         statement = f"SELECT {columns} FROM {_RUN} WHERE {wanted} ORDER BY id FOR UPDATE"
     else:  # a write, since a transaction that began as a reader may find that it is too late
         statement = f"UPDATE {_RUN} SET head = head WHERE {wanted} RETURNING {columns}"
     with connections[using].cursor() as cursor:
-        cursor.execute(statement, (listed([write.run_id for write in writes], vendor),))
+        cursor.execute(statement, (*timeout, listed([write.run_id for write in writes], vendor)))
         return {run_id: _Locked(*locked) for run_id, *locked in cursor.fetchall()}
+
+
+def unlocked(run_ids: Sequence[str], using: str) -> dict[str, bool]:
+    """
+    Return for each run that is there whether nobody holds its row at the moment.
+
+    On a connection of our own to PostgreSQL. It waits for no row, and holds none on return.
+    """
+    patient, timeout = condition(connections[using])
+    with connections[using].cursor() as cursor:
+        cursor.execute(
+            f"""
+            WITH unlocked AS MATERIALIZED (
+                SELECT id FROM {_RUN} WHERE {patient} AND run_id = ANY(%s)
+                ORDER BY id FOR UPDATE SKIP LOCKED
+            )
+            SELECT run_id, id IN (SELECT id FROM unlocked) FROM {_RUN} WHERE run_id = ANY(%s)
+            """,
+            (*timeout, list(run_ids), list(run_ids)),
+        )
+        return dict(cursor.fetchall())
 
 
 def _without_known(write: Write, run: int, known: set[tuple[int, str]]) -> Write:
@@ -387,7 +413,7 @@ def request_cancel(run_id: str, using: str) -> None:
     """
     asked = (
         Run.objects.using(using)
-        .filter(run_id=run_id, status=RUNNING)
+        .filter(is_patient(using), run_id=run_id, status=RUNNING)
         .update(cancel_requested_at=Coalesce("cancel_requested_at", Value(timezone.now())))
     )
     if not asked:

@@ -23,8 +23,9 @@ from django.db.utils import load_backend
 from . import green_threads
 from .bridge import closed
 from .exceptions import BridgeClosed, InvalidEvent, InvalidRunId, LogOutdated, LogUnavailable
-from .failures import Failure, failure_of, is_locked
+from .failures import Failure, failure_of, sentence_of
 from .libpq import Preparing
+from .patience import LOCK_TIMEOUT
 from .transactions import in_transaction, is_manual
 
 CONNECTION_DEADLINES: Final = {
@@ -141,8 +142,9 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
     It commits by itself, whatever ``AUTOCOMMIT`` says, and keeps no log of its queries in DEBUG:
     no request's end would ever empty that. On PostgreSQL it lets the server prepare and bind the
     few statements that come again and again, unless ``OPTIONS`` says otherwise: to plan an append
-    takes as long as to run a small one. Under green threads it never waits in C for long: neither
-    in libpq nor in SQLite.
+    takes as long as to run a small one. It waits for no lock for longer than
+    :mod:`streambridge_app.patience` says; under green threads never in C for long, neither in
+    libpq nor in SQLite.
     """
     settings = connections.settings[using]
     options = {key: value for key, value in settings["OPTIONS"].items() if key != "pool"}
@@ -162,7 +164,8 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
     backend = load_backend(settings["ENGINE"]).DatabaseWrapper
     prepares = options.get("server_side_binding") and options.get("prepare_threshold") is not None
     bases = (Preparing, backend) if prepares and not green else (backend,)
-    own = type("OwnDatabaseWrapper", bases, {"queries_logged": False, "patience": patience})
+    limits = {"queries_logged": False, "patience": patience, "lock_timeout": LOCK_TIMEOUT}
+    own = type("OwnDatabaseWrapper", bases, limits)
     wrapper: BaseDatabaseWrapper = own(settings, using)
     return wrapper
 
@@ -226,7 +229,8 @@ def guarded_on(
                 raise unencodable(connection.alias, error, *args[:1]) from error
             if give_up_at is None:
                 give_up_at = time.monotonic() + getattr(connection, "patience", 0.0)
-            if not (alone and is_locked(error)) or time.monotonic() >= give_up_at:
+            may_wait = alone and failure is Failure.LOCKED
+            if not may_wait or time.monotonic() >= give_up_at:
                 raise _unavailable(connection, error, failure, alone, reached) from error
         time.sleep(GREEN_PAUSE)  # SQLite refused: nothing was written
 
@@ -238,10 +242,10 @@ def _unavailable(
         with contextlib.suppress(Error):
             connection.close()
     return LogUnavailable(
-        f"The log in the database {connection.alias!r} can't be reached or is locked: {error}. "
-        "Trying again may help.",
+        sentence_of(failure, error, connection.alias, alone=alone),
         written=None if alone and reached and failure is Failure.LOST else False,
-        transient=alone and failure is not Failure.REFUSED,
+        transient=alone and failure not in (Failure.REFUSED, Failure.LOCKED),
+        locked=failure is Failure.LOCKED,
     )
 
 

@@ -8,7 +8,7 @@ business of the handles in :mod:`streambridge_app.pipelined`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import liveness, log
@@ -43,7 +43,7 @@ class Pipeline:
         self._lock = threading.RLock()  # a signal's handler may publish in the middle of a publish
         self.settled = threading.Condition(self._lock)
         """Notified after each commit; guards all that the writer's thread changes."""
-        self.on_settled: Callable[[], Wakeup | None] = _nobody
+        self.on_settled: Callable[[], Sequence[Wakeup]] = _nobody
         """Called on the writer's thread after each commit; says whom else to wake."""
         self.cancel_requested = False
         self.key = 0
@@ -100,6 +100,10 @@ class Pipeline:
     def hurry(self) -> None:
         """Let the writer commit at once: somebody is about to wait."""
         self._writer.hurry()
+
+    def check_process(self) -> None:
+        """Raise BridgeClosed in a child process, where nothing is ever settled."""
+        self._writer.check_process()
 
     def settles_all(self) -> Callable[[], bool]:
         """Return a test for all that is accepted by now being committed; it raises if not."""
@@ -168,7 +172,7 @@ class Pipeline:
                 self._size -= group.add(names, data, keys if self.keyed and any(keys) else ())
             return self._queued
 
-    def settle(self, count: int, outcome: Outcome) -> Wakeup | None:
+    def settle(self, count: int, outcome: Outcome) -> Sequence[Wakeup]:
         if isinstance(outcome, Exception):
             self._fail(outcome)
         else:
@@ -188,5 +192,5 @@ class Pipeline:
             self.settled.notify_all()
 
 
-def _nobody() -> None:
-    return None
+def _nobody() -> Sequence[Wakeup]:
+    return ()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from .alarm import resolve
 from .background import SIGNAL_SECONDS
 from .bridge import Producer
-from .exceptions import InsideTransaction, StreamBridgeError
+from .callers import refuse_transaction_of, waiting_caller
+from .exceptions import InsideEventLoop, InsideTransaction, StreamBridgeError
 from .pipeline import Pipeline
 from .slots import Wakeup
-from .sync import SyncProducer
+from .sync import PRODUCE, SyncProducer, refuse_event_loop
 
 if TYPE_CHECKING:
     from .backends.channel_layer import ChannelLayerBridge
@@ -32,7 +35,7 @@ class PipelinedProducer(Producer):
         # Weak: a handle that is forgotten must be gone, and its lease with it, before a garbage
         # collection, which an idle process may never have.
         wakeup = weakref.WeakMethod(self._wakeup)
-        pipeline.on_settled = lambda: known() if (known := wakeup()) else None
+        pipeline.on_settled = lambda: known() if (known := wakeup()) else ()
 
     @property
     def cancel_requested(self) -> bool:
@@ -72,6 +75,9 @@ class PipelinedProducer(Producer):
     async def _until(self, ready: Callable[[], bool]) -> None:
         # A cancellation here has accepted nothing and leaves the buffer as it is.
         while not ready():
+            self.pipeline.check_process()
+            if caller := waiting_caller():
+                await refuse_transaction_of(caller, self._bridge.using)
             waiter = asyncio.get_running_loop().create_future()
             with self.pipeline.settled:
                 if ready():  # settled between the look and the lock
@@ -82,15 +88,17 @@ class PipelinedProducer(Producer):
             finally:
                 self._waiters.discard(waiter)
 
-    def _wakeup(self) -> Wakeup | None:
-        for waiter in tuple(self._waiters):
-            return waiter.get_loop(), self._wake
-        return None
+    def _wakeup(self) -> Sequence[Wakeup]:
+        """Return what wakes those who wait, each on its own loop, which may be several."""
+        if not self._waiters:
+            return ()
+        loops = {waiter.get_loop() for waiter in tuple(self._waiters)}
+        return [(loop, partial(self._wake, loop)) for loop in loops]
 
-    def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        for waiter in tuple(self._waiters):
+            if waiter.get_loop() is loop:
+                resolve(waiter)
 
 
 class PipelinedSyncProducer(SyncProducer):
@@ -105,21 +113,25 @@ class PipelinedSyncProducer(SyncProducer):
         self._pipeline = producer.pipeline
 
     def publish(self, event: str, data: Any = None, *, key: str | None = None) -> None:
+        refuse_event_loop("publish", PRODUCE, blocks=True)
         name, text = self._pipeline.encode(event, data)
         while not self._pipeline.accept(name, text, key):
             self._pipeline.hurry()
             self._until(self._pipeline.has_room)
 
     def flush(self) -> None:
+        refuse_event_loop("flush", PRODUCE, blocks=True)
         self._bridge.refuse_transaction("A producer handle")
         self._until(self._pipeline.settles_all())
         self._pipeline.check()
 
     def release(self, *, wait: float = 0) -> None:
+        refuse_event_loop("release", PRODUCE, blocks=True)
         self._bridge.refuse_transaction("A producer handle")
         super().release(wait=wait)
 
     def __enter__(self) -> Self:
+        refuse_event_loop("producer", PRODUCE, blocks=True)
         self._bridge.refuse_transaction("A producer handle")
         return super().__enter__()
 
@@ -130,8 +142,9 @@ class PipelinedSyncProducer(SyncProducer):
         traceback: TracebackType | None,
     ) -> None:
         try:
+            refuse_event_loop("producer", PRODUCE, blocks=True)
             self._bridge.refuse_transaction("Ending a producer handle")
-        except InsideTransaction as error:
+        except (InsideEventLoop, InsideTransaction) as error:
             if exc is None:
                 raise
             exc.add_note(f"The run {self.run_id!r} could not be ended: {error}")
@@ -143,5 +156,6 @@ class PipelinedSyncProducer(SyncProducer):
             return
         self._bridge.refuse_transaction("Waiting for a producer handle's commit")
         with self._pipeline.settled:
+            self._pipeline.check_process()
             while not self._pipeline.settled.wait_for(ready, SIGNAL_SECONDS):
                 pass

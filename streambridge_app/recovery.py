@@ -13,8 +13,7 @@ import datetime
 import random
 import time
 from collections.abc import Sequence
-from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -24,6 +23,7 @@ from .commit_times import commit_time
 from .exceptions import InvalidEvent, InvalidRunId, LogUnavailable
 from .log_threads import guarded_on
 from .models import Event, Run
+from .patience import at_a_glance, is_own, limit_waits
 from .tail import Batch
 from .writes import Write, Written
 
@@ -35,6 +35,19 @@ LONGEST_PAUSE: Final = 1.0
 Outcome = Written | Exception
 
 
+class Locked(NamedTuple):
+    """A write that was kept off by another transaction's lock, and may be tried again."""
+
+    error: LogUnavailable
+    at: datetime.datetime
+    """The time of its append, which it keeps."""
+    known: bool
+    """Whether it is known that no earlier attempt has written it."""
+
+    def given_up(self) -> LogUnavailable:
+        return self.error if self.known else _unknown(self.error)
+
+
 class Appender:
     """Appends to runs, and tries for so many seconds while the database can't be reached."""
 
@@ -43,9 +56,14 @@ class Appender:
         self._retry_seconds = retry_seconds
         self._last_moment = float("inf")
 
-    def append(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Append on this thread's connection: see :meth:`append_on`."""
-        return self.append_on(connections[self._using], writes)
+    def append(self, writes: Sequence[Write]) -> list[Outcome | Locked]:
+        """
+        Append on this thread's connection, which is our own: see :meth:`append_on`.
+
+        Where others hold runs locked, the rest is written first: :meth:`append_again` is for those
+        that are :class:`Locked`.
+        """
+        return self._append(connections[self._using], writes, commit_time())
 
     def append_on(self, connection: BaseDatabaseWrapper, writes: Sequence[Write]) -> list[Outcome]:
         """
@@ -56,17 +74,65 @@ class Appender:
         again: the first error has undone it.
 
         Args:
+            connection: the caller's.
             writes: at most one per run.
         """
-        at = commit_time()
+        outcomes = self._append(connection, writes, commit_time())
+        return [
+            outcome.given_up() if isinstance(outcome, Locked) else outcome for outcome in outcomes
+        ]
+
+    def append_again(self, writes: Sequence[tuple[Write, Locked]]) -> list[Outcome | Locked]:
+        """Append, each for itself, what was locked and is no more; wait for none of it."""
+        connection = connections[self._using]
+        with at_a_glance(connection):
+            free = self._look_at([write for write, _ in writes], connection)
+            return [
+                self._append(connection, [write], locked.at, locked.known, glancing=True)[0]
+                if free.get(write.run_id, True)
+                else locked
+                for write, locked in writes
+            ]
+
+    def gives_up_at(self) -> float:
+        """Return until when, on the monotonic clock, to try what begins to be tried now."""
+        return time.monotonic() + self._retry_seconds
+
+    def is_over(self, give_up_at: float, wait: float = 0) -> bool:
+        """Return whether there is no time left to try, after ``wait`` seconds."""
+        return time.monotonic() + wait > min(give_up_at, self._last_moment)
+
+    def _append(
+        self,
+        connection: BaseDatabaseWrapper,
+        writes: Sequence[Write],
+        at: datetime.datetime,
+        known: bool = True,
+        give_up_at: float | None = None,
+        glancing: bool = False,
+    ) -> list[Outcome | Locked]:
+        """
+        Append, whatever earlier attempts of the same time have done.
+
+        Args:
+            connection: the caller's, or our own.
+            writes: at most one per run.
+            at: time of the append.
+            known: whether no earlier attempt may have written any of it.
+            give_up_at: until when to try; None: for the seconds that there are, from now on.
+            glancing: whether it is known which runs are locked.
+        """
         done: dict[str, Written] = {}
-        attempt = partial(log.append, writes, self._using, at, done, connection)
-        give_up_at = None
-        known = True
         pause = FIRST_PAUSE
         while True:
             try:
-                return list(guarded_on(connection, attempt))
+                if known:
+                    return list(
+                        guarded_on(
+                            connection, log.append, writes, self._using, at, done, connection
+                        )
+                    )
+                return list(guarded_on(connection, append_once_more, writes, self._using, at))
             except LogUnavailable as error:
                 failure = error
             except InvalidEvent as error:  # to the encoding of the database
@@ -74,15 +140,18 @@ class Appender:
             except Exception as error:
                 outcome = error if known else _unknown(error)
                 return [done.get(write.run_id, outcome) for write in writes]
-            if failure.written is None:
-                known = False
-                attempt = partial(append_once_more, writes, self._using, at)
+            known = known and failure.written is not None
+            if failure.locked and is_own(connection):
+                locked = Locked(failure, at, known)
+                left = [write for write in writes if write.run_id not in done]
+                outcomes: dict[str, Outcome | Locked] = {**done}
+                if len(left) > 1 and not glancing:
+                    outcomes.update(self._append_unlocked(connection, left, locked, give_up_at))
+                return [outcomes.get(write.run_id, locked) for write in writes]
             if give_up_at is None:
-                give_up_at = time.monotonic() + self._retry_seconds
+                give_up_at = self.gives_up_at()
             wait = random.uniform(pause / 2, pause)  # noqa: S311 - so that not all come at once
-            if not failure.transient or time.monotonic() + wait > min(
-                give_up_at, self._last_moment
-            ):
+            if not failure.transient or self.is_over(give_up_at, wait):
                 break
             # A server that lives has finished by then with what had reached it before the break.
             time.sleep(wait)
@@ -90,6 +159,36 @@ class Appender:
         if not known:
             failure = _unknown(failure)
         return [done.get(write.run_id, failure) for write in writes]
+
+    def _append_unlocked(
+        self,
+        connection: BaseDatabaseWrapper,
+        writes: Sequence[Write],
+        locked: Locked,
+        give_up_at: float | None,
+    ) -> dict[str, Outcome | Locked]:
+        """Append to those of the runs that nobody holds locked, and return what became of them."""
+        outcomes: dict[str, Outcome | Locked] = {}
+        with at_a_glance(connection):
+            free = self._look_at(writes, connection)
+            together = [write for write in writes if free.get(write.run_id)]
+            # Somebody may be about to create one of these: only to try tells which.
+            alone = [[write] for write in writes if write.run_id not in free]
+            for part in [together, *alone]:
+                if part:
+                    found = self._append(
+                        connection, part, locked.at, locked.known, give_up_at, glancing=True
+                    )
+                    outcomes.update(zip([write.run_id for write in part], found, strict=True))
+        return outcomes
+
+    def _look_at(self, writes: Sequence[Write], connection: BaseDatabaseWrapper) -> dict[str, bool]:
+        """Return which runs are there, and whether nobody holds them locked."""
+        run_ids = [write.run_id for write in writes]
+        try:
+            return guarded_on(connection, log.unlocked, run_ids, self._using)
+        except LogUnavailable:  # somebody holds the whole table, or the next attempt says more
+            return dict.fromkeys(run_ids, False)
 
     def close(self) -> None:
         """Give up, whatever is being appended, in as many seconds from now."""
@@ -101,6 +200,7 @@ def append_once_more(
 ) -> list[log.Appended]:
     """Find what an earlier attempt of the time ``at`` has committed, and append the rest."""
     with transaction.atomic(using=using):
+        limit_waits(connections[using])
         # A run that the earlier attempt is about to make could neither be seen here nor locked:
         # to make it as well waits for that attempt's end.
         log.create_missing([write.run_id for write in writes if write.epoch is None], using)

@@ -20,6 +20,7 @@ from django.utils import timezone
 
 from .log import not_found
 from .models import EpochFloor, Event, EventKey, Run
+from .patience import is_patient, limit_waits
 
 DELETE_BATCH: Final = 5_000
 """Events deleted in one transaction."""
@@ -34,9 +35,15 @@ LOCK_PATIENCE: Final = 500
 """Milliseconds for which a sweeper waits for a run that somebody else has locked."""
 
 
-def trim(run_id: str, keep: int, using: str) -> int:
+def trim(run_id: str, keep: int, using: str, deleted: list[int] | None = None) -> int:
     """
     Delete all but the newest ``keep`` events of a run; return how many that were.
+
+    Args:
+        run_id: the run.
+        keep: events.
+        using: alias of the database.
+        deleted: takes the number of each transaction, for a caller that tries again.
 
     Raises:
         RunNotFound: no run has this id.
@@ -45,7 +52,9 @@ def trim(run_id: str, keep: int, using: str) -> int:
     if found is None:
         raise not_found(run_id)
     key, head = found
-    return sum(_trim_to(key, head - keep, using))
+    deleted = [] if deleted is None else deleted
+    deleted.extend(_trim_to(key, head - keep, using))
+    return sum(deleted)
 
 
 def trim_to_limits(key: int, before: datetime.datetime, using: str) -> Iterator[int]:
@@ -101,7 +110,9 @@ def _trim_to(key: int, floor: int, using: str, *, patient: bool = True) -> Itera
     events = Event.objects.using(using).filter(run_id=key)
     while True:
         with transaction.atomic(using=using):
-            if not patient:
+            if patient:
+                limit_waits(connections[using])
+            else:
                 _limit_patience(using)
             now = runs.select_for_update().values_list("floor", flat=True).first()
             if now is None or now >= floor:
@@ -141,7 +152,7 @@ def schedule_cleanup(run_id: str, deadline: datetime.datetime, using: str) -> in
     runs = Run.objects.using(using)
     key = runs.filter(run_id=run_id).values_list("id", flat=True).first()
     if key is not None:  # by key: the id may name another run a moment later
-        runs.filter(id=key, run_id=run_id).update(delete_at=deadline)
+        runs.filter(is_patient(using), id=key, run_id=run_id).update(delete_at=deadline)
     return key
 
 
@@ -232,7 +243,9 @@ def _claim_deletion(key: int, using: str, among: QuerySet[Run] | None) -> bool:
     runs = Run.objects.using(using)
     try:
         with transaction.atomic(using=using):
-            if among is not None:
+            if among is None:
+                limit_waits(connections[using])
+            else:
                 _limit_patience(using)
             wanted = runs.all() if among is None else among
             run = wanted.filter(id=key).select_for_update().first()

@@ -85,8 +85,8 @@ class Slot(Protocol):
     def give(self, group: Group, most: int) -> bool:
         """Add up to ``most`` events, or an end, to a group; return whether there is more."""
 
-    def settle(self, count: int, outcome: Outcome) -> Wakeup | None:
-        """Learn what became of ``count`` events given; return what to call on which loop."""
+    def settle(self, count: int, outcome: Outcome) -> Sequence[Wakeup]:
+        """Learn what became of ``count`` events given; return what to call on which loops."""
 
 
 class Publication:
@@ -125,8 +125,8 @@ class Publication:
         group.end = self._end
         return False
 
-    def settle(self, count: int, outcome: Outcome) -> Wakeup:
-        return self._loop, functools.partial(_resolve, (self._future,), outcome)
+    def settle(self, count: int, outcome: Outcome) -> Sequence[Wakeup]:
+        return ((self._loop, functools.partial(_resolve, (self._future,), outcome)),)
 
     async def written(self) -> Written:
         """
@@ -177,10 +177,10 @@ class SharedPublication:
         self._given += futures
         return bool(self._events)
 
-    def settle(self, count: int, outcome: Outcome) -> Wakeup:
+    def settle(self, count: int, outcome: Outcome) -> Sequence[Wakeup]:
         settled = self._given[:count]
         del self._given[:count]
-        return self.loop, functools.partial(_resolve, settled, outcome)
+        return ((self.loop, functools.partial(_resolve, settled, outcome)),)
 
 
 def _resolve(futures: Sequence[asyncio.Future[Written]], outcome: Outcome) -> None:

@@ -7,25 +7,32 @@ A backend may name a better one in :attr:`StreamBridge.sync_class`.
 
 from __future__ import annotations
 
+import asyncio
+import os
 import sys
 from collections.abc import Generator, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from . import background, closing
 from .arguments import check_iterable
 from .bridge import Producer, StreamBridge, named
 from .events import StreamEvent
-from .exceptions import RunNotFound
+from .exceptions import InsideEventLoop, RunNotFound
 from .runs import SUCCESS, RunState
+
+PRODUCE: Final = "async with get_bridge().producer(…) as run: await run.publish(…)"
+_FOLLOW: Final = "async for event in get_bridge().subscribe(…)"
 
 
 class SyncStreamBridge:
     """
     The methods of :class:`StreamBridge`, blocking. Arguments and errors are the same.
 
-    Get one from :func:`streambridge_app.get_sync_bridge`. Any thread may use it, but none
-    that runs an event loop.
+    Get one from :func:`streambridge_app.get_sync_bridge`. Any thread may use it, but none that
+    runs an event loop, as an async view or a notebook does: every call, of a handle as well, raises
+    InsideEventLoop there, before it does anything. With ``DJANGO_ALLOW_ASYNC_UNSAFE`` in the
+    environment, calls of the bridge that only read or write go through.
     """
 
     def __init__(self, bridge: StreamBridge) -> None:
@@ -44,6 +51,7 @@ class SyncStreamBridge:
         keep: float | None = None,
     ) -> str:
         """Create a run and return its id: see :meth:`StreamBridge.create_run`."""
+        refuse_event_loop("create_run")
         return background.run(
             self._bridge.create_run(
                 run_id,
@@ -59,16 +67,19 @@ class SyncStreamBridge:
 
     def get_run(self, run_id: str) -> RunState:
         """Return the state of a run: see :meth:`StreamBridge.get_run`."""
+        refuse_event_loop("get_run")
         return background.run(self._bridge.get_run(run_id))
 
     def publish(self, run_id: str, event: str, data: Any = None, *, key: str | None = None) -> None:
         """Append an event to a run: see :meth:`StreamBridge.publish`."""
+        refuse_event_loop("publish")
         background.run(self._bridge.publish(run_id, event, data, key=key))
 
     def publish_end(
         self, run_id: str, *, status: str = SUCCESS, error: BaseException | str | None = None
     ) -> None:
         """End a run: see :meth:`StreamBridge.publish_end`."""
+        refuse_event_loop("publish_end")
         background.run(self._bridge.publish_end(run_id, status=status, error=error))
 
     def run_exists(self, run_id: str) -> bool:
@@ -87,16 +98,25 @@ class SyncStreamBridge:
 
         Those of the caller's own open transaction are not among them.
         """
+        refuse_event_loop("events")
         return background.run(self._bridge.events(run_id, last_event_id=last_event_id, limit=limit))
 
     def wait(self, run_id: str, *, timeout: float | None = None) -> RunState:
         """Wait for a run to end: see :meth:`StreamBridge.wait`."""
+        refuse_event_loop("wait", blocks=True)
         return background.run(self._bridge.wait(run_id, timeout=timeout))
 
     def subscribe(
         self, run_id: str, *, last_event_id: str | None = None, heartbeat_interval: float = 15.0
     ) -> Generator[StreamEvent]:
-        """Yield a run's events to its end: see :meth:`StreamBridge.subscribe`."""
+        """
+        Yield a run's events to its end: see :meth:`StreamBridge.subscribe`.
+
+        Of a run that goes on, this blocks its thread until the run has ended, and so does
+        ``list(bridge.subscribe(run_id))``; in silence it yields ``HEARTBEAT_SENTINEL``, so that
+        the loop over it can stop.
+        """
+        refuse_event_loop("subscribe", _FOLLOW, blocks=True)
         return _blocking(
             self._bridge.subscribe(
                 run_id, last_event_id=last_event_id, heartbeat_interval=heartbeat_interval
@@ -105,15 +125,26 @@ class SyncStreamBridge:
 
     def request_cancel(self, run_id: str) -> None:
         """Ask the producer of a run to stop: see :meth:`StreamBridge.request_cancel`."""
+        refuse_event_loop("request_cancel")
         background.run(self._bridge.request_cancel(run_id))
 
     def trim(self, run_id: str, *, keep: int) -> int:
         """Delete old events of a run: see :meth:`StreamBridge.trim`."""
+        refuse_event_loop("trim")
         return background.run(self._bridge.trim(run_id, keep=keep))
 
     def cleanup(self, run_id: str, *, delay: float = 0) -> None:
-        """Delete a run after a delay: see :meth:`StreamBridge.cleanup`."""
-        background.run(self._bridge.cleanup(run_id, delay=delay))
+        """
+        Delete a run: see :meth:`StreamBridge.cleanup`.
+
+        Without a delay, the run is deleted on return. With one, only the deadline is stored, and
+        the thread goes on: the sweeper of whichever process has one deletes the run then.
+        """
+        refuse_event_loop("cleanup")
+        if delay:
+            background.run(self._bridge.schedule_cleanup(run_id, delay=delay))
+        else:
+            background.run(self._bridge.cleanup(run_id, delay=delay))
 
     def producer(
         self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
@@ -125,6 +156,7 @@ class SyncStreamBridge:
 
     def close(self) -> None:
         """Close the bridge, for async users as well: see :meth:`StreamBridge.close`."""
+        refuse_event_loop("close", blocks=True)
         background.check_thread()
         closing.close(self._bridge)
 
@@ -143,6 +175,7 @@ class SyncProducer:
 
     def publish(self, event: str, data: Any = None, *, key: str | None = None) -> None:
         """Accept an event: see :meth:`Producer.publish`."""
+        refuse_event_loop("publish", PRODUCE, blocks=True)
         background.run(self._producer.publish(event, data, key=key))
 
     def publish_all(self, event: str | Iterable[Any], items: Iterable[Any] | None = None) -> None:
@@ -153,13 +186,16 @@ class SyncProducer:
 
     def flush(self) -> None:
         """Return when all that was accepted is committed: see :meth:`Producer.flush`."""
+        refuse_event_loop("flush", PRODUCE, blocks=True)
         background.run(self._producer.flush())
 
     def release(self, *, wait: float = 0) -> None:
         """Leave the run to its next producer: see :meth:`Producer.release`."""
+        refuse_event_loop("release", PRODUCE, blocks=True)
         background.run(self._producer.release(wait=wait))
 
     def __enter__(self) -> Self:
+        refuse_event_loop("producer", PRODUCE, blocks=True)
         background.run(self._producer.__aenter__())
         return self
 
@@ -169,12 +205,14 @@ class SyncProducer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        refuse_event_loop("producer", PRODUCE, blocks=True)
         background.run(self._producer.__aexit__(exc_type, exc, traceback))
 
 
 def _blocking(events: Any) -> Generator[StreamEvent]:
     try:
         while True:
+            refuse_event_loop("subscribe", _FOLLOW, blocks=True)
             try:
                 yield background.run(anext(events))
             except StopAsyncIteration:
@@ -185,3 +223,24 @@ def _blocking(events: Any) -> Generator[StreamEvent]:
             ending = background.submit(events.aclose())
             if not background.is_current_thread():  # a garbage collection may run anywhere
                 ending.result()
+
+
+def refuse_event_loop(call: str, instead: str | None = None, *, blocks: bool = False) -> None:
+    """
+    Raise InsideEventLoop in a thread that runs an event loop, which would stand still meanwhile.
+
+    Args:
+        call: the method of the sync API.
+        instead: what to write instead, if it isn't the same method with ``await``.
+        blocks: whether it may wait for what that loop has to do: then it is refused even where
+            Django's own check is off.
+    """
+    if asyncio._get_running_loop() is None:
+        return
+    if not blocks and os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"):
+        return
+    raise InsideEventLoop(
+        f"{call}() of the sync API blocks its thread, and an event loop runs in this one. Write "
+        f"`{instead or f'await get_bridge().{call}(…)'}` instead, or call it in another thread, "
+        "by asyncio.to_thread() for example."
+    )

@@ -26,7 +26,7 @@ from .log_threads import guarded_on, guarded_repeatable
 from .pipelined import PipelinedSyncProducer
 from .runs import SUCCESS, RunState
 from .signals import send_signals
-from .sync import SyncProducer, SyncStreamBridge
+from .sync import SyncProducer, SyncStreamBridge, refuse_event_loop
 from .transactions import in_transaction, is_manual, join, may_block_others
 from .writes import Write, Written
 
@@ -64,6 +64,7 @@ class TransactionalBridge(SyncStreamBridge):
         max_bytes: int | None = None,
         keep: float | None = None,
     ) -> str:
+        refuse_event_loop("create_run")
         new = new_run(
             run_id,
             owner,
@@ -79,10 +80,12 @@ class TransactionalBridge(SyncStreamBridge):
         return new.run_id
 
     def get_run(self, run_id: str) -> RunState:
+        refuse_event_loop("get_run")
         self._bridge.check_open()
         return guarded_repeatable(self._using, log.state, check_run_id(run_id), self._using)
 
     def publish(self, run_id: str, event: str, data: Any = None, *, key: str | None = None) -> None:
+        refuse_event_loop("publish")
         self._append(
             Write(
                 check_run_id(run_id),
@@ -95,29 +98,33 @@ class TransactionalBridge(SyncStreamBridge):
     def publish_end(
         self, run_id: str, *, status: str = SUCCESS, error: BaseException | str | None = None
     ) -> None:
+        refuse_event_loop("publish_end")
         try:
             self._append(Write(*new_end(run_id, status, error)))
         except RunEnded:
             return
 
     def request_cancel(self, run_id: str) -> None:
-        check_run_id(run_id)
+        refuse_event_loop("request_cancel")
+        run_id = check_run_id(run_id)
         self._bridge.check_open()
         self._joins(connections[self._using])
         guarded_repeatable(self._using, log.request_cancel, run_id, self._using)
 
     def trim(self, run_id: str, *, keep: int) -> int:
+        refuse_event_loop("trim")
         return self._on_log(retention.trim, check_run_id(run_id), check_keep(keep), self._using)
 
     def cleanup(self, run_id: str, *, delay: float = 0) -> None:
         """
-        Delete a run after a delay: see :meth:`StreamBridge.cleanup`.
+        Delete a run: see :meth:`SyncStreamBridge.cleanup`.
 
-        Inside a transaction nothing waits: the deadline belongs to the transaction, and the
-        sweeper deletes the run.
+        Inside a transaction, the deadline belongs to the transaction, and the sweeper deletes the
+        run, without a delay as well.
         """
-        if not in_transaction(connections[self._using]):
-            super().cleanup(run_id, delay=delay)
+        refuse_event_loop("cleanup")
+        if not (delay or in_transaction(connections[self._using])):
+            super().cleanup(run_id)
             return
         deadline = timezone.now() + check_delay(delay)
         self._on_log(retention.schedule_cleanup, check_run_id(run_id), deadline, self._using)

@@ -9,6 +9,9 @@ the load, and a lone publish goes straight through. A process that writes many r
 pauses between commits, for up to :data:`LONGEST_PAUSE`, unless somebody waits: fifty runs of twenty
 events a second would otherwise take hundreds of commits, of an event or two each. It must settle
 every slot it took exactly once, with what became of it.
+
+A run that somebody else's transaction holds locked waits by itself: what was taken of it is tried
+again from time to time, what comes after stays in the queue, and all other runs go on.
 """
 
 from __future__ import annotations
@@ -22,12 +25,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty
-from typing import Final
+from typing import Final, NamedTuple
 
 from .bridge import closed
 from .exceptions import InvalidEvent, InvalidRunId, StreamBridgeError
 from .log_threads import LogThreads
-from .recovery import Appender, Outcome
+from .recovery import Appender, Locked, Outcome
 from .slots import COMMIT_EVENTS, COMMIT_SIZE, Group, SharedPublication, Slot
 from .writes import Write, Written
 
@@ -36,10 +39,23 @@ PAUSE_PER_RUN: Final = 0.002
 
 LONGEST_PAUSE: Final = 0.005
 
+LOCKED_PAUSE: Final = 0.05
+"""Seconds between two attempts to write to the runs that others hold locked."""
+
 LINGER: Final = 0.05
 """Seconds for which the thread waits for a slot before it ends: to be started takes longer."""
 
 logger = logging.getLogger("streambridge")
+
+
+class _HeldUp(NamedTuple):
+    """What was taken of a run and can't be written yet: another transaction holds it locked."""
+
+    group: Group
+    write: Write
+    locked: Locked
+    give_up_at: float
+    """On the monotonic clock."""
 
 
 class Writer:
@@ -69,6 +85,9 @@ class Writer:
         self._next_commit = 0.0
         self._has_more = False
         """Whether the last commit could not take all that was ready."""
+        self._held_up: dict[str, _HeldUp] = {}
+        """By run; nothing more is taken of these. For the thread only."""
+        self._next_attempt = 0.0
 
     def publish(self, run_id: str, name: str, text: str) -> asyncio.Future[Written]:
         """
@@ -128,6 +147,10 @@ class Writer:
         if slot.urgent or self._idle:
             self.hurry()
 
+    def check_process(self) -> None:
+        """Raise BridgeClosed in a child process."""
+        self._threads.check_process()
+
     def prepare(self) -> None:
         """Connect to the database, without waiting for it: the first event is about to come."""
         if not self._prepared:
@@ -155,29 +178,39 @@ class Writer:
                 while True:
                     self._haste.get_nowait()
             groups = self._collect()
+            try:
+                if groups:
+                    self._commit(groups)
+                if self._held_up and time.monotonic() >= self._next_attempt:
+                    self._try_again()
+            except Exception:
+                logger.exception("The writer failed in a way it should not; it goes on.")
             if not groups:
                 if self._lingers():
                     continue
                 return
-            try:
-                self._commit(groups)
-            except Exception:
-                logger.exception("The writer failed in a way it should not; it goes on.")
             pause = min(LONGEST_PAUSE, PAUSE_PER_RUN * (len(groups) - 1))
             self._next_commit = time.monotonic() + (0 if self._has_more else pause)
 
     def _lingers(self) -> bool:
         """Wait for a slot, and return whether one has come; if not, who comes has to start us."""
         with self._lock:
-            self._idle = not self._ready
+            self._idle = not self._has_ready()
         if self._idle:
+            seconds = self._next_attempt - time.monotonic() if self._held_up else LINGER
             with contextlib.suppress(Empty):
-                self._haste.get(timeout=LINGER)
+                self._haste.get(timeout=max(0, seconds))
         with self._lock:
             self._idle = False
             self._next_commit = 0.0  # who comes now may be in haste, of which the word is gone
-            self._draining = bool(self._ready)
+            self._draining = bool(self._ready or self._held_up)
             return self._draining
+
+    def _has_ready(self) -> bool:
+        """Return whether something could be taken. Under the lock."""
+        if not self._held_up:
+            return bool(self._ready)
+        return any(run_id not in self._held_up for run_id in self._ready)
 
     def _collect(self) -> dict[str, Group]:
         """Take from the slots that are ready as much as one transaction may hold."""
@@ -185,6 +218,8 @@ class Writer:
         events = size = 0
         with self._lock:
             runs = list(self._ready)
+        if self._held_up:
+            runs = [run_id for run_id in runs if run_id not in self._held_up]
         for run_id in runs:
             group = None
             while events < COMMIT_EVENTS and size < COMMIT_SIZE:
@@ -204,7 +239,7 @@ class Writer:
                 events += count
                 size += group.size - size_before
         with self._lock:
-            self._has_more = bool(self._ready)
+            self._has_more = self._has_ready()
             for run_id in groups:
                 if run_id in self._ready:  # it is the others' turn
                     self._ready[run_id] = self._ready.pop(run_id)
@@ -242,21 +277,62 @@ class Writer:
             )
             for run_id, group in groups.items()
         ]
-        outcomes = self._append(writes)
-        written = [outcome for outcome in outcomes if isinstance(outcome, Written)]
+        settled: list[tuple[Group, Write, Outcome]] = []
+        for group, write, outcome in zip(
+            groups.values(), writes, self._append(writes), strict=True
+        ):
+            if isinstance(outcome, Locked):
+                self._hold_up(group, write, outcome)
+            else:
+                settled.append((group, write, outcome))
+        self._settle(settled)
+
+    def _hold_up(self, group: Group, write: Write, locked: Locked) -> None:
+        logger.warning(
+            "Another transaction holds the run %r locked; its events wait for that.", write.run_id
+        )
+        if not self._held_up:
+            self._next_attempt = time.monotonic() + LOCKED_PAUSE
+        self._held_up[write.run_id] = _HeldUp(group, write, locked, self._appender.gives_up_at())
+
+    def _try_again(self) -> None:
+        """Write to the runs that are locked no more; give those up whose time is over."""
+        held_up = list(self._held_up.values())
+        outcomes: Sequence[Outcome | Locked]
+        try:
+            outcomes = self._appender.append_again([(one.write, one.locked) for one in held_up])
+        except Exception as error:  # whoever waits must be told
+            logger.exception("The writer failed in a way it should not; it goes on.")
+            outcomes = [error] * len(held_up)
+        settled: list[tuple[Group, Write, Outcome]] = []
+        for one, outcome in zip(held_up, outcomes, strict=True):
+            run_id = one.write.run_id
+            if not isinstance(outcome, Locked):
+                del self._held_up[run_id]
+                settled.append((one.group, one.write, outcome))
+            elif self._appender.is_over(one.give_up_at):
+                del self._held_up[run_id]
+                settled.append((one.group, one.write, outcome.given_up()))
+            else:
+                self._held_up[run_id] = one._replace(locked=outcome)
+        self._next_attempt = time.monotonic() + LOCKED_PAUSE
+        self._settle(settled)
+
+    def _settle(self, settled: Sequence[tuple[Group, Write, Outcome]]) -> None:
+        """Announce what was written, and tell each publisher what became of it."""
+        written = [outcome for *_, outcome in settled if isinstance(outcome, Written)]
         if written:
             self._tell(written)
         wakeups: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
-        for group, write, outcome in zip(groups.values(), writes, outcomes, strict=True):
-            settled: Iterator[tuple[Slot, int, Outcome]]
+        for group, write, outcome in settled:
+            each: Iterator[tuple[Slot, int, Outcome]]
             if isinstance(outcome, InvalidEvent) and len(write.names) > 1:
-                settled = self._append_singly(group, write)
+                each = self._append_singly(group, write)
             else:
-                settled = ((slot, count, outcome) for slot, count in group.slots)
-            for slot, count, each in settled:
-                wakeup = slot.settle(count, each)
-                if wakeup is not None:
-                    wakeups.setdefault(wakeup[0], []).append(wakeup[1])
+                each = ((slot, count, outcome) for slot, count in group.slots)
+            for slot, count, its in each:
+                for loop, call in slot.settle(count, its):
+                    wakeups.setdefault(loop, []).append(call)
         for loop, calls in wakeups.items():
             _call_on(loop, calls)
 
@@ -281,6 +357,8 @@ class Writer:
                     end=write.end if ends and index + 1 >= upto else None,
                 )
                 (outcome,) = self._append([part])
+                if isinstance(outcome, Locked):
+                    outcome = outcome.given_up()
                 if isinstance(outcome, Written):
                     self._tell([outcome])
                 yield slot, one.stop - one.start, outcome
@@ -288,7 +366,7 @@ class Writer:
                     break  # what a handle accepted after it is dropped
             start = upto
 
-    def _append(self, writes: list[Write]) -> Sequence[Outcome]:
+    def _append(self, writes: list[Write]) -> Sequence[Outcome | Locked]:
         try:
             outcomes = self._appender.append(writes)
         except Exception as error:  # whoever waits must be told
@@ -321,6 +399,6 @@ def _call_all(calls: Sequence[Callable[[], None]]) -> None:
         call()
 
 
-def _is_unexpected(outcome: Outcome) -> bool:
-    known = isinstance(outcome, Written | StreamBridgeError)
+def _is_unexpected(outcome: Outcome | Locked) -> bool:
+    known = isinstance(outcome, Written | Locked | StreamBridgeError)
     return not known or isinstance(outcome, InvalidEvent | InvalidRunId)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -30,6 +32,7 @@ from ..arguments import (
     milliseconds,
 )
 from ..bridge import StreamBridge, closed
+from ..callers import refuse_transaction_of, waiting_caller
 from ..closing import shut
 from ..conf import NAME, streambridge_settings
 from ..cursor import Cursor
@@ -59,7 +62,11 @@ HUB_LOOK: Final = 0.05
 """Seconds after which it looks whether that loop still runs."""
 
 CLAIM_PAUSE: Final = 0.2
-"""Seconds between two attempts to claim a run while the log can't be reached."""
+"""
+Seconds between two attempts to write to a run that is locked.
+
+Or to claim one while the log can't be reached.
+"""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,6 +85,8 @@ class ChannelLayerBridge(StreamBridge):
             raise ImproperlyConfigured(
                 f"{NAME}['DATABASE'] must be an alias in DATABASES, not {self.using!r}."
             )
+        self._waits_for_locks = connections[self.using].vendor == "postgresql"
+        """Whether locks are given up early, to come again; SQLite has waited for long enough."""
         self.max_event_bytes = settings.MAX_EVENT_BYTES
         self._layer = get_channel_layer(settings.CHANNEL_LAYER)
         self.announcer = Announcer(self._layer, settings.MESSAGE_BYTES, self._local_loop)
@@ -131,7 +140,7 @@ class ChannelLayerBridge(StreamBridge):
             max_bytes=max_bytes,
             keep=keep,
         )
-        await self._readers.call(log.create, new.run_id, self.using, *new[1:])
+        await self._writing(self._readers.submit, log.create, new.run_id, self.using, *new[1:])
         return new.run_id
 
     async def get_run(self, run_id: str) -> RunState:
@@ -142,6 +151,8 @@ class ChannelLayerBridge(StreamBridge):
     ) -> None:
         run_id, name = check_run_id(run_id), check_event_name(event)
         text = encode_data(data, self.max_event_bytes)
+        if caller := waiting_caller():
+            await refuse_transaction_of(caller, self.using)
         if key is None:
             await self.writer.publish(run_id, name, text)
             return
@@ -171,6 +182,8 @@ class ChannelLayerBridge(StreamBridge):
             ProducerFenced: one has.
         """
         publication = Publication(*new_end(run_id, status, error), epoch, generation)
+        if caller := waiting_caller():
+            await refuse_transaction_of(caller, self.using)
         self.writer.submit(publication)
         with contextlib.suppress(RunEnded):
             await publication.written()
@@ -187,23 +200,45 @@ class ChannelLayerBridge(StreamBridge):
         return follow(lambda: self._hub().follow(run_id), last_event_id, heartbeat_interval, epoch)
 
     async def request_cancel(self, run_id: str) -> None:
-        await self._repeatable(log.request_cancel, check_run_id(run_id), self.using)
+        await self._writing(
+            self._readers.submit_repeatable,
+            log.request_cancel,
+            check_run_id(run_id),
+            self.using,
+        )
+
+    async def schedule_cleanup(self, run_id: str, *, delay: float) -> None:
+        await self._store_deadline(check_run_id(run_id), timezone.now() + check_delay(delay))
+
+    async def _store_deadline(self, run_id: str, deadline: datetime.datetime) -> int | None:
+        return await self._writing(
+            self._readers.submit_repeatable,
+            retention.schedule_cleanup,
+            run_id,
+            deadline,
+            self.using,
+        )
 
     async def trim(self, run_id: str, *, keep: int) -> int:
-        return await self._readers.call(
-            retention.trim, check_run_id(run_id), check_keep(keep), self.using
+        deleted: list[int] = []
+        return await self._writing(
+            self._readers.submit,
+            retention.trim,
+            check_run_id(run_id),
+            check_keep(keep),
+            self.using,
+            deleted,
         )
 
     async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
         deadline = timezone.now() + check_delay(delay)
         run_id = check_run_id(run_id)
-        key = await self._repeatable(retention.schedule_cleanup, run_id, deadline, self.using)
+        key = await self._store_deadline(run_id, deadline)
         if key is None:
             return
         # From here on, a caller that is cancelled leaves the deadline to the sweeper.
         await asyncio.sleep(delay)
-        deletion = self._sweeper.submit_repeatable(retention.delete_all, key, self.using)
-        await asyncio.wrap_future(deletion)
+        await self._writing(self._sweeper.submit_repeatable, retention.delete_all, key, self.using)
         self.announcer.announce_deletion(run_id)
 
     def producer(
@@ -220,6 +255,8 @@ class ChannelLayerBridge(StreamBridge):
 
     async def claim(self, pipeline: Pipeline, *, take_over: bool) -> None:
         """Claim a handle's run and keep its lease until the handle is released."""
+        if caller := waiting_caller():
+            await refuse_transaction_of(caller, self.using)
         self.writer.prepare()
         self.announcer.prepare()
         give_up_at = time.monotonic() + self._retry_seconds
@@ -231,7 +268,7 @@ class ChannelLayerBridge(StreamBridge):
                 )
                 break
             except LogUnavailable as error:
-                if not error.transient or time.monotonic() > give_up_at:
+                if not (error.transient or self._may_pass(error)) or time.monotonic() > give_up_at:
                     raise
             await asyncio.sleep(CLAIM_PAUSE)
         pipeline.claimed(claim)
@@ -242,8 +279,14 @@ class ChannelLayerBridge(StreamBridge):
         if pipeline.generation is None:  # the block was not entered
             return
         self.keeper.release(pipeline)
-        # Called twice it may add the time twice, and the next claim sets it back.
-        await self._repeatable(extend_lease, pipeline.key, pipeline.generation, wait_ms, self.using)
+        await self._writing(
+            self._readers.submit_repeatable,
+            extend_lease,
+            pipeline.key,
+            pipeline.generation,
+            wait_ms,
+            self.using,
+        )
 
     def check_open(self) -> None:
         """Raise BridgeClosed after :meth:`close`, and in a process forked from ours."""
@@ -320,6 +363,29 @@ class ChannelLayerBridge(StreamBridge):
     def _local_loop(self) -> asyncio.AbstractEventLoop | None:
         loop = self._local_hub_loop
         return None if loop is None or loop.is_closed() else loop
+
+    async def _writing(
+        self, submit: Callable[..., Future[T]], function: Callable[..., T], /, *args: Any
+    ) -> T:
+        """
+        Call one that writes to a run, again while others hold that locked, for RETRY_SECONDS.
+
+        It waits here in between, since to wait on a thread of the readers would keep the readers
+        of all other runs waiting.
+        """
+        if caller := waiting_caller():
+            await refuse_transaction_of(caller, self.using)
+        give_up_at = time.monotonic() + self._retry_seconds
+        while True:
+            try:
+                return await asyncio.wrap_future(submit(function, *args))
+            except LogUnavailable as error:
+                if not self._may_pass(error) or time.monotonic() > give_up_at:
+                    raise
+            await asyncio.sleep(CLAIM_PAUSE)
+
+    def _may_pass(self, error: LogUnavailable) -> bool:
+        return error.locked and self._waits_for_locks
 
     async def _repeatable(
         self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs

@@ -93,7 +93,12 @@ class _Run:
         return error_in(self.names[-1], self.data[-1]) if failed else None
 
     def renew(self) -> None:
-        self.lease_expires = time.monotonic() + self.lease
+        """Let it last for its length from now on; the wait that a release asked for is no less."""
+        self.lease_expires = max(self.lease_expires, time.monotonic() + self.lease)
+
+    def start_lease(self, wait: float = 0) -> None:
+        """Let it last for its length and ``wait`` seconds from now on, whatever was left of it."""
+        self.lease_expires = time.monotonic() + self.lease + wait
 
     def append(self, names: Sequence[str], data: Sequence[str], end: str | None) -> None:
         self.names += names
@@ -259,22 +264,31 @@ class MemoryBridge(StreamBridge):
         return count
 
     async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
-        check_delay(delay)
         run_id = check_run_id(run_id)
-        with self._lock:
-            run = self._find(run_id)
-            if run is None:
-                return
-            deadline = time.monotonic() + delay
-            run.delete_at = deadline if run.status == RUNNING else min(run.delete_at, deadline)
+        run = self._set_deadline(run_id, delay)
+        if run is None:
+            return
         # A caller that is cancelled leaves the deadline to whoever looks next.
-        self._wake(run_id)
         await asyncio.sleep(delay)
         with self._lock:
             if self._runs.get(run_id) is not run:
                 return
             del self._runs[run_id]
         self._wake(run_id)
+
+    async def schedule_cleanup(self, run_id: str, *, delay: float) -> None:
+        self._set_deadline(run_id, delay)
+
+    def _set_deadline(self, run_id: str, delay: float) -> _Run | None:
+        check_delay(delay)
+        with self._lock:
+            run = self._find(check_run_id(run_id))
+            if run is None:
+                return None
+            deadline = time.monotonic() + delay
+            run.delete_at = deadline if run.status == RUNNING else min(run.delete_at, deadline)
+        self._wake(run_id)
+        return run
 
     def producer(
         self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
@@ -290,7 +304,7 @@ class MemoryBridge(StreamBridge):
             run.generation += take_over
             if self._lease_ms is not None:
                 run.lease = self._lease_ms / 1000
-            run.renew()
+            run.start_lease()
             run.handles.add(handle)
             return run.epoch, run.generation
 
@@ -300,8 +314,7 @@ class MemoryBridge(StreamBridge):
             run = self._runs.get(handle.run_id)
             if run is not None and handle in run.handles:
                 run.handles.discard(handle)
-                run.lease += wait
-                run.renew()
+                run.start_lease(wait)
 
     def check_generation(self, run_id: str, epoch: int | None, generation: int | None) -> None:
         """Raise ProducerFenced if a later producer has taken the run over."""
@@ -340,7 +353,7 @@ class MemoryBridge(StreamBridge):
         run = self._runs[run_id] = _Run(next(self._keys), epoch, owner_id, metadata_json)
         if lease_ms is not None:
             run.lease = lease_ms / 1000
-            run.renew()
+            run.start_lease()
         if cancel_after_ms is not None:
             run.cancel_after = cancel_after_ms / 1000
         run.max_events = settings.MAX_RUN_EVENTS if max_events is None else max_events

@@ -147,9 +147,28 @@ async def test_many_deletions_and_publishers_at_once_leave_whole_runs(bridge):
     assert seqs(events) == list(range(1, len(events) + 1))
 
 
-async def test_the_sync_api_cleans_up(bridge, sync_bridge, in_thread):
+async def test_the_sync_api_deletes_at_once_without_a_delay(bridge, sync_bridge, in_thread):
     await publish(bridge, "run", 1)
-    await in_thread(sync_bridge.cleanup, "run", delay=0.01)
+    await in_thread(sync_bridge.cleanup, "run")
+    assert await _is_gone(bridge)
+
+
+async def test_the_sync_api_stores_the_deadline_and_goes_on(bridge, sync_bridge, in_thread):
+    await publish(bridge, "run", 1)
+    async with deadline():
+        await in_thread(sync_bridge.cleanup, "run", delay=3600)
+    assert not await _is_gone(bridge)
+
+
+async def test_what_the_sync_api_has_left_to_the_deadline_is_deleted_then(
+    sweeping, bridge, sync_bridge, in_thread
+):
+    async with client(bridge, "run") as live:
+        await publish(bridge, "run", 1)
+        await live.take(1)
+        await in_thread(sync_bridge.cleanup, "run", delay=SOON)
+        assert not await _is_gone(bridge)
+        assert await live.rest() == []
     assert await _is_gone(bridge)
 
 

@@ -125,3 +125,32 @@ async def test_negative_wait_is_refused(bridge):
 async def _events_so_far(bridge):
     async with client(bridge, "run") as live, asyncio.timeout(10):
         return await live.take(1)
+
+
+async def test_the_wait_of_a_release_is_no_part_of_the_next_lease(bridge_with):
+    async with bridge_with(LEASE_SECONDS=None) as bridge:
+        await bridge.create_run("run", lease=2 * LEASE)
+        async with bridge.producer("run") as run:
+            await run.release(wait=60)
+        following = bridge.producer("run", take_over=True)
+        await following.__aenter__()
+        await following.publish("number", 1)
+        await following.flush()
+        forgotten = weakref.ref(following)
+        del following
+        await collected(forgotten)
+        _, error = await replay(bridge, "run")
+        assert error.data["error"] == "ProducerLost"
+
+
+async def test_the_wait_is_over_with_the_claim_of_a_handle_that_shares_the_run(bridge):
+    async with bridge.producer("run") as run:
+        await run.release(wait=60)
+    following = bridge.producer("run")
+    await following.__aenter__()
+    await bridge.publish("run", "number", 1)  # by another: the lease is as long as usual again
+    forgotten = weakref.ref(following)
+    del following
+    await collected(forgotten)
+    _, error = await replay(bridge, "run")
+    assert error.data["error"] == "ProducerLost"

@@ -5,9 +5,11 @@ import contextlib
 from threading import Event
 
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
 
+from streambridge_app import callers
 from streambridge_app.exceptions import InsideTransaction, RunEnded, RunNotFound
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
@@ -371,3 +373,125 @@ async def test_what_commits_by_itself_does_so_where_transactions_are_manual(
         await bridge.cleanup("run")
     with pytest.raises(RunNotFound):
         await bridge.get_run("run")
+
+
+# The async API, by way of async_to_sync
+
+
+async def _use_a_handle(bridge):
+    async with bridge.producer("run") as run:
+        await run.publish("number", 2)
+
+
+WRITING = {
+    "create_run": lambda bridge: bridge.create_run("new"),
+    "publish": lambda bridge: bridge.publish("run", "number", 2),
+    "publish with a key": lambda bridge: bridge.publish("run", "number", 2, key="two"),
+    "publish_end": lambda bridge: bridge.publish_end("run"),
+    "request_cancel": lambda bridge: bridge.request_cancel("run"),
+    "trim": lambda bridge: bridge.trim("run", keep=0),
+    "cleanup": lambda bridge: bridge.cleanup("run"),
+    "producer": _use_a_handle,
+}
+
+
+@pytest.mark.parametrize("name", WRITING)
+async def test_the_async_api_is_refused_to_a_thread_that_waits_in_a_transaction(
+    bridge, sync_bridge, in_thread, using, name
+):
+    async def call():
+        await WRITING[name](bridge)
+
+    def work():
+        sync_bridge.publish("run", "number", 1)
+        with transaction.atomic(using=using):
+            sync_bridge.publish("run", "number", "held")
+            with pytest.raises(InsideTransaction, match="waits"):
+                async_to_sync(call)()
+            assert async_to_sync(bridge.get_run)("run").head == 1  # who reads waits for nobody
+
+    async with deadline():
+        await in_thread(work)
+    await bridge.publish_end("run")
+    assert data(await replay(bridge, "run")) == [1, "held"]
+
+
+async def test_a_handle_that_was_opened_before_is_refused_in_a_transaction(
+    bridge, in_thread, using
+):
+    def work():
+        run = bridge.producer("run")
+        async_to_sync(run.__aenter__)()
+        async_to_sync(run.publish)("number", 1)
+        async_to_sync(run.flush)()
+        with transaction.atomic(using=using), pytest.raises(InsideTransaction):
+            async_to_sync(run.__aexit__)(None, None, None)
+        async_to_sync(bridge.publish_end)("run")
+
+    async with deadline():
+        await in_thread(work)
+    assert data(await replay(bridge, "run")) == [1]
+
+
+async def test_an_async_view_of_a_sync_one_in_a_transaction_is_refused(bridge, using):
+    """As in an ASGI server: the call runs on the loop of the server itself."""
+
+    def view():
+        with transaction.atomic(using=using), pytest.raises(InsideTransaction):
+            async_to_sync(bridge.publish)("run", "number", 1)
+
+    async with deadline():
+        await sync_to_async(view)()
+
+
+@pytest.mark.parametrize("private", [True, False], ids=["this asgiref", "another asgiref"])
+async def test_async_to_sync_outside_a_transaction_publishes(
+    bridge, in_thread, monkeypatch, private
+):
+    if not private:
+        monkeypatch.setattr(callers, "_variable", None)
+
+    def work():
+        async_to_sync(bridge.publish)("run", "number", 1)
+        async_to_sync(_use_a_handle)(bridge)
+
+    async with deadline():
+        await in_thread(work)
+        assert data(await replay(bridge, "run")) == [1, 2]
+
+
+async def test_a_thread_that_is_busy_meanwhile_is_not_waited_for(bridge, in_thread, monkeypatch):
+    monkeypatch.setattr(callers, "ANSWER_SECONDS", 0.05)
+
+    async def publish_beside_it():
+        published = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def wait():
+            asyncio.run_coroutine_threadsafe(published.wait(), loop).result(10)
+
+        busy = asyncio.ensure_future(sync_to_async(wait)())
+        await asyncio.sleep(0)
+        await bridge.publish("run", "number", 1)
+        published.set()
+        await busy
+
+    async with deadline():
+        await in_thread(async_to_sync(publish_beside_it))
+    assert (await bridge.get_run("run")).head == 1
+
+
+async def test_a_task_that_has_outlived_its_caller_publishes(bridge, in_thread):
+    tasks = []
+
+    async def begin():
+        tasks.append(asyncio.ensure_future(later()))
+
+    async def later():
+        await asyncio.sleep(0)
+        await bridge.publish("run", "number", 1)
+
+    async with deadline():
+        await sync_to_async(async_to_sync(begin))()
+        await tasks[0]
+    assert (await bridge.get_run("run")).head == 1

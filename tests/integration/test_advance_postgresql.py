@@ -39,7 +39,7 @@ CASES = pytest.mark.parametrize(("number", "events"), [(1, 1), (1, 3), (3, 1), (
 def test_an_append_does_not_read_the_other_runs_that_are_running(number, events):
     run_ids = runs(OTHERS)[:number]
     statement, parameters = advance_postgresql.statement_for(
-        writes(run_ids, events), timezone.now()
+        writes(run_ids, events), timezone.now(), "200"
     )
     with connections["postgres"].cursor() as cursor:
         cursor.execute("EXPLAIN " + statement.text, parameters)
