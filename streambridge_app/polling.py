@@ -36,6 +36,15 @@ ACTIVE_POLL_INTERVAL: Final = 0.005
 ACTIVE_SECONDS: Final = 0.25
 """How long that while is."""
 
+MANY: Final = 64
+"""Runs from which on a look, where looks are frequent, takes only those that got events."""
+
+ALL_SHARE: Final = 0.05
+"""Part of the time that looks at all of them may take then."""
+
+LIVELY_SECONDS: Final = 2.0
+"""How long a run that got events is looked at each time: its end may come without one."""
+
 
 class Poller:
     """The looks of one hub. Use it on the hub's event loop only."""
@@ -80,6 +89,13 @@ class Poller:
         """Whether the last tick left something to the messages."""
         self._data_version: int | None = None
         self._complaints = Complaints("Looking at the log failed.")
+        self._all_version: int | None = None
+        """The same when all runs were looked at, and when they may be again."""
+        self._all_at = 0.0
+        self._place: int | None = None
+        """The newest event of the log at the last look at many runs."""
+        self._lively: dict[str, float] = {}
+        """Until when runs are looked at each time."""
 
     async def look(self, run_id: str) -> None:
         """
@@ -125,7 +141,7 @@ class Poller:
             except Exception as error:
                 _settle(looks.values(), error)
                 self._stale |= stale
-                self._data_version = None  # a new connection counts from anew
+                self._data_version = self._all_version = None  # a new connection counts from anew
                 self._complaints.about(error)
                 await asyncio.sleep(RETRY_DELAY)
             except asyncio.CancelledError:
@@ -162,15 +178,41 @@ class Poller:
 
     async def _tick(self) -> None:
         version = await self._threads.call(reading.data_version, self._using)
-        if version is None or version != self._data_version:
+        if version is not None and self._local and len(self._runs) > MANY:
+            await self._tick_many(version)
+        elif version is None or version != self._data_version:
             loop = asyncio.get_running_loop()
             began = loop.time()
             self._awaiting = False
+            self._place = None
             if await self._update(self._runs.keys(), patient=not self._local):
                 self._active_until = loop.time() + ACTIVE_SECONDS
             # What was left to the messages must be looked for again, even if nothing is written.
             self._data_version = None if self._awaiting else version
             self._look_seconds = loop.time() - began
+
+    async def _tick_many(self, version: int) -> None:
+        """Look at the runs that got events, as often as at few; at all of them less often."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        look_at_all = version != self._all_version and began >= self._all_at
+        if not look_at_all and version == self._data_version:
+            return
+        place, written = await self._threads.call(reading.written_since, self._place, self._using)
+        followed = self._runs.keys()
+        run_ids: Collection[str] = followed
+        if written is not None:
+            self._lively = {one: until for one, until in self._lively.items() if until > began}
+            self._lively |= dict.fromkeys(written & followed, began + LIVELY_SECONDS)
+            if not look_at_all:
+                run_ids = self._lively.keys() & followed
+        if run_ids and await self._update(run_ids):
+            self._active_until = loop.time() + ACTIVE_SECONDS
+        self._place, self._data_version = place, version
+        self._look_seconds = loop.time() - began
+        if written is None or look_at_all:
+            self._all_version = version
+            self._all_at = loop.time() + self._look_seconds / ALL_SHARE
 
     async def _update(self, run_ids: Collection[str], patient: bool = False) -> bool:
         """

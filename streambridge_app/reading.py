@@ -201,6 +201,38 @@ def _heads(wanted: Sequence[str], using: str) -> dict[str, RunHead]:
     return found
 
 
+_NEWEST = f"SELECT coalesce(max(rowid), 0) FROM {_EVENT}"
+_WRITTEN_SQLITE = f"""
+    SELECT r.run_id, max(e.rowid) FROM {_EVENT} e CROSS JOIN {_RUN} r ON r.id = e.run_id
+    WHERE e.rowid > %s GROUP BY e.run_id
+"""
+
+
+def written_since(place: int | None, using: str) -> tuple[int, set[str] | None]:
+    """
+    Return, on SQLite, the runs that got events since an earlier call, and the place for the next.
+
+    They take a hundredth of the time that the heads of a thousand runs take. But a run that ended
+    or was deleted without an event is not among them.
+
+    Args:
+        place: what the earlier call returned; None for the first.
+        using: alias of the database.
+
+    Returns:
+        The place, and the ids of the runs; None if it can't be told, at first and when the newest
+        event was deleted or the rows were numbered anew.
+    """
+    with connections[using].cursor() as cursor:
+        cursor.execute(_NEWEST)
+        (newest,) = cursor.fetchone()
+        if place is None or newest < place:
+            return newest, None
+        cursor.execute(_WRITTEN_SQLITE, (place,))
+        found = cursor.fetchall()
+    return max([place, *(row for _, row in found)]), {run_id for run_id, _ in found}
+
+
 def data_version(using: str) -> int | None:
     """
     Return a number that changes when another connection commits, or None if there is none.

@@ -7,6 +7,7 @@ import pytest
 from django.db import connections
 
 from streambridge_app import get_bridge, reading
+from streambridge_app import polling as polling_module
 from streambridge_app.models import Event, Run
 from streambridge_app.reading import FEW, FEW_BYTES, Place, read_few
 from tests.contract.clients import client, data, publish, seqs
@@ -156,3 +157,82 @@ async def test_more_runs_than_one_query_takes(bridge, few, place_of, monkeypatch
     places = [await place_of(f"run-{number}") for number in range(5)]
     found = await few(*places)
     assert [list(found[place].data) for place in places] == [[str(n)] for n in range(5)]
+
+
+@pytest.fixture
+async def many(stack, settings, monkeypatch):
+    """A bridge without a layer that follows ten runs, which are many, and their clients."""
+    settings.CHANNEL_LAYERS = {}
+    monkeypatch.setattr(polling_module, "MANY", 3)
+    bridge = get_bridge()
+    async with contextlib.AsyncExitStack() as stack:
+        clients = []
+        for number in range(10):
+            if number:
+                await bridge.create_run(f"run-{number}")
+            one = client(bridge, f"run-{number}", heartbeat=0.1)
+            clients.append(await stack.enter_async_context(one))
+            await clients[-1].attached()
+        yield bridge, clients
+    await bridge.close()
+
+
+on_sqlite = pytest.mark.parametrize("stack", DATABASE_STACKS[:1], indirect=True)
+
+
+@on_sqlite
+async def test_of_many_runs_those_without_news_are_left_alone(many, monkeypatch):
+    monkeypatch.setattr(polling_module, "ALL_SHARE", 1e-9)
+    bridge, clients = many
+    await bridge.publish("another", "number", 0)
+    await bridge.publish("run-1", "number", 0)
+    assert data(await clients[1].take(1)) == [0]  # all may have been looked at once more
+    asked = []
+    heads = reading.heads
+
+    def recorded(run_ids, using):
+        asked.append(set(run_ids))
+        return heads(run_ids, using)
+
+    monkeypatch.setattr(reading, "heads", recorded)
+    for number in range(1, 10):
+        await publish(bridge, "another", 5)
+        await bridge.publish("run-2", "number", number)
+        assert data(await clients[2].take(1)) == [number]
+    assert asked
+    assert set.union(*asked) <= {"run-1", "run-2"}
+
+
+@on_sqlite
+async def test_of_many_runs_each_kind_of_news_is_found(many):
+    bridge, clients = many
+    await bridge.publish("run-0", "number", 0)  # it is not there yet
+    assert data(await clients[0].take(1)) == [0]
+    await bridge.publish_end("run-1")  # without an event
+    assert await clients[1].rest() == []
+    await bridge.cleanup("run-2")
+    assert await clients[2].rest() == []
+    await publish(bridge, "run-3", 500)
+    await bridge.publish_end("run-3", error="failed")
+    assert len(await clients[3].rest()) == 501
+    await publish(bridge, "run-4", 5)
+    await bridge.trim("run-4", keep=1)
+    assert len(await clients[4].take(1)) == 1
+
+
+@on_sqlite
+async def test_rows_that_are_numbered_anew_hide_no_news(many, in_thread):
+    bridge, clients = many
+    await publish(bridge, "another", 50)
+    await bridge.publish("run-5", "number", 0)
+    assert data(await clients[5].take(1)) == [0]
+    await bridge.cleanup("another")
+    await bridge.cleanup("run-5")
+    await in_thread(_vacuum)
+    await bridge.publish("run-6", "number", 0)
+    assert data(await clients[6].take(1)) == [0]
+
+
+def _vacuum():
+    with connections["default"].cursor() as cursor:
+        cursor.execute("VACUUM")
