@@ -169,17 +169,23 @@ class Appender:
     ) -> dict[str, Outcome | Locked]:
         """Append to those of the runs that nobody holds locked, and return what became of them."""
         outcomes: dict[str, Outcome | Locked] = {}
+
+        def append(part: Sequence[Write]) -> None:
+            found = self._append(
+                connection, part, locked.at, locked.known, give_up_at, glancing=True
+            )
+            outcomes.update(zip([write.run_id for write in part], found, strict=True))
+
         with at_a_glance(connection):
             free = self._look_at(writes, connection)
-            together = [write for write in writes if free.get(write.run_id)]
-            # Somebody may be about to create one of these: only to try tells which.
-            alone = [[write] for write in writes if write.run_id not in free]
-            for part in [together, *alone]:
-                if part:
-                    found = self._append(
-                        connection, part, locked.at, locked.known, give_up_at, glancing=True
-                    )
-                    outcomes.update(zip([write.run_id for write in part], found, strict=True))
+            if there := [write for write in writes if free.get(write.run_id)]:
+                append(there)
+            if missing := [write for write in writes if write.run_id not in free]:
+                append(missing)
+                for write in missing:
+                    # Somebody is about to create one of these: only to try tells which.
+                    if isinstance(outcomes[write.run_id], Locked):
+                        append([write])
         return outcomes
 
     def _look_at(self, writes: Sequence[Write], connection: BaseDatabaseWrapper) -> dict[str, bool]:
@@ -187,8 +193,9 @@ class Appender:
         run_ids = [write.run_id for write in writes]
         try:
             return guarded_on(connection, log.unlocked, run_ids, self._using)
-        except LogUnavailable:  # somebody holds the whole table, or the next attempt says more
-            return dict.fromkeys(run_ids, False)
+        except LogUnavailable as error:
+            # Somebody holds the whole table; or it is another failure, of which the attempt tells.
+            return dict.fromkeys(run_ids, not error.locked)
 
     def close(self) -> None:
         """Give up, whatever is being appended, in as many seconds from now."""

@@ -15,7 +15,7 @@ from django.db import (
     ProgrammingError,
 )
 
-from streambridge_app.failures import Failure, failure_of
+from streambridge_app.failures import Failure, failure_of, sentence_of
 
 
 def raised(kind, cause):
@@ -90,3 +90,40 @@ def test_sql_that_does_not_fit_sqlite_is_no_outage(statement, failure):
 
 def test_errors_of_a_program_are_left_alone():
     assert failure_of(ProgrammingError("no results to fetch")) is Failure.OTHER
+
+
+@pytest.mark.parametrize(
+    ("cause", "says"),
+    [
+        (psycopg.errors.DeadlockDetected("deadlock detected"), "waited for each other"),
+        (psycopg.errors.SerializationFailure("could not serialize"), "has changed what this one"),
+        (psycopg.errors.LockNotAvailable("canceling statement"), "holds a lock"),
+        (psycopg.errors.DiskFull("no space left"), "refused this"),
+        (psycopg.OperationalError("server closed the connection"), "can't be reached"),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_sentence_says_what_happened_and_what_to_do(cause, says, alone):
+    error = raised(OperationalError, cause)
+    sentence = sentence_of(failure_of(error), error, "default", alone=alone)
+    assert says in sentence
+    assert "database 'default'" in sentence
+    assert ("Trying again may help" in sentence) is alone
+    assert ("run the whole of it again" in sentence) is not alone
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_sentence_of_sqlite_names_its_one_writer(tmp_path, alone):
+    first, second = (
+        sqlite3.connect(tmp_path / "db.sqlite3", timeout=0, isolation_level=None) for _ in range(2)
+    )
+    first.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError) as locked:
+        second.execute("BEGIN IMMEDIATE")
+    first.close()
+    second.close()
+    error = raised(OperationalError, locked.value)
+    assert failure_of(error) is Failure.LOCKED
+    sentence = sentence_of(Failure.LOCKED, error, "default", alone=alone)
+    assert "one writer at a time" in sentence
+    assert '"timeout"' in sentence
