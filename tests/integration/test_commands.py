@@ -159,7 +159,7 @@ def test_publish_continues_a_run_that_exists(start: Start) -> None:
     ("stdin", "complaint"),
     [
         (b"1\n\n{oops\n4\n", r"Line 3 is not JSON \(.* at column 2\): '{oops'\."),
-        (b"1\nNaN\n", r"Line 2 can't be published: .*JSON compliant.*"),
+        (b"1\nNaN\n", r"Line 2 can't be published: .* data is nan, which JSON .*"),
         (b"1\n" + b"[" * 100_000 + b"\n", r"Line 2 is not JSON \(.*recursion.*\): '\[.*'\."),
         (b'1\n"\xff"\n', r"Line 2 is not UTF-8: byte 0xff at position 2\."),
         (b'1\n"' + b"x" * 1_048_576 + b'"\n3\n', r"Line 2 has more than 1048576 bytes.*"),

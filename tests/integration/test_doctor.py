@@ -258,6 +258,22 @@ def test_unmigrated_postgres(in_postgres: Deployment, own_postgres: PostgresServ
     assert hint == "Run manage.py migrate."
 
 
+def test_router_that_keeps_the_tables_out(in_sqlite: Deployment) -> None:
+    router = """
+class Router:
+    def allow_migrate(self, db, app_label, **hints):
+        return app_label != "streambridge_app"
+DATABASE_ROUTERS = [Router()]
+"""
+    in_sqlite.settings(router)
+    in_sqlite.migrate()
+    report = in_sqlite.examine()
+    assert report.of("fail") == ["migrations"]
+    text, hint = report.problem("migrations")
+    assert text.startswith("applied, but there is no table streambridge_app_epochfloor, ")
+    assert "allow_migrate()" in hint
+
+
 def test_sqlite_without_wal_and_immediate(in_sqlite: Deployment) -> None:
     in_sqlite.settings("DATABASES['default']['OPTIONS'] = {'timeout': 1}")
     in_sqlite.migrate()

@@ -205,7 +205,7 @@ def test_whatever_arrives_in_whatever_order_the_tail_has_no_hole(most):
 
 # Memory
 
-BOUND = 65_536
+BOUND = 131_072
 FORMS = {
     "nothing": (),
     "SSE": (Batch.sse,),
@@ -257,7 +257,7 @@ def filled(form, text, count, *, late=False):
         *[
             ("☃" * 300, 1),
             ("🎉" * 100, 1),
-            ("🎉" * 100, 10),
+            ("🎉" * 100, 5),
             ("🎉" * 1000, 1),
             ("x" * 999 + "🎉", 1),
         ],
