@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
-from django.core.checks import run_checks
+from django.core.checks import Tags, run_checks
 from django.core.management import call_command
 from django.db import connections
 from pytest_django import Settings
@@ -140,7 +140,7 @@ async def test_sql_ascii_keeps_all_bytes(log_in: Make) -> None:
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_check_and_doctor_say_what_is_needed(log_in: Make, encoding: str) -> None:
     log_in(encoding)
-    found = run_checks(tags=[checks.TAG], databases=[ALIAS])
+    found = run_checks(tags=[Tags.database], databases=[ALIAS])
     assert [one.id for one in found if "W02" in str(one.id)] == ["streambridge.W020"]
     assert [one.id for one in run_checks(tags=[checks.TAG]) if "W02" in str(one.id)] == []
     connection = own_connection(ALIAS)
@@ -154,5 +154,5 @@ def test_check_and_doctor_say_what_is_needed(log_in: Make, encoding: str) -> Non
 
 def test_utf8_is_not_complained_of(log_in: Make) -> None:
     log_in("UTF8")
-    found = run_checks(tags=[checks.TAG], databases=[ALIAS])
+    found = run_checks(tags=[Tags.database], databases=[ALIAS])
     assert [one.id for one in found if "W02" in str(one.id)] == []
