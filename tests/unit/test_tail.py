@@ -253,14 +253,8 @@ def filled(form, text, count, *, late=False):
 @pytest.mark.parametrize(
     ("text", "count"),
     [
-        *[("x" * 100, 1), ("x" * 100, 40), ("x" * 1000, 1), ("ü" * 100, 1), ("ü" * 1000, 3)],
-        *[
-            ("☃" * 300, 1),
-            ("🎉" * 100, 1),
-            ("🎉" * 100, 5),
-            ("🎉" * 1000, 1),
-            ("x" * 999 + "🎉", 1),
-        ],
+        *[("x" * 100, 1), ("x" * 100, 40), ("ü" * 1000, 3)],
+        *[("🎉" * 100, 1), ("x" * 999 + "🎉", 1)],
     ],
     ids=lambda value: value if isinstance(value, int) else f"{len(value)} {value[-1]!a}",
 )
