@@ -112,6 +112,7 @@ class EventPage(NamedTuple):
 class RunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class takes none
     list_display = ("run_id", "status_label", "owner", "event_count", "duration", "age")
     list_filter = ("status", "created_at")
+    list_select_related = ()  # of False, Django 6.1 makes a join with the owner
     search_fields = ("run_id",)
     search_help_text = _("Part of a run id, or the name of an owner")
     ordering = ("-created_at",)
