@@ -15,11 +15,12 @@ import pytest
 from django.conf import settings as django_settings
 from django.test import override_settings
 
-from streambridge_app import END_SENTINEL, get_bridge, get_sync_bridge
+from streambridge_app import END_SENTINEL, get_bridge, get_sync_bridge, repeats
 from streambridge_app.exceptions import BridgeClosed
 from tests.services import HOST, wait_until
 
 LOOPS = 20
+SAME = 5
 
 
 class Held(NamedTuple):
@@ -34,8 +35,10 @@ class Held(NamedTuple):
 
 
 @pytest.fixture
-def held(stack, request):
+def held(stack, request, settings, monkeypatch):
     """Return a function that counts; once nothing is left of the tests before."""
+    settings.STREAMBRIDGE = {**settings.STREAMBRIDGE, "READ_THREADS": 1}  # or they become more
+    monkeypatch.setattr(repeats, "REPEAT_AFTER", 0.0)  # which opens a connection on core
     uses_servers = stack.database == "postgres"
     watcher = None
     if uses_servers:
@@ -106,6 +109,18 @@ def _use_sync(run_id):
     assert [item.data for item in bridge.subscribe(run_id)] == [1, 2, None]
 
 
+def _settled(held):
+    """Return what is held once it stays the same."""
+    counts = []
+
+    def stays():
+        counts.append(held())
+        return len(counts) >= SAME and len(set(counts[-SAME:])) == 1
+
+    wait_until(stays, 10, "what is held to stay the same")
+    return counts[-1]
+
+
 def _comes_back_to(held, before):
     """Wait until no more is held than before; of that, an earlier test may still let some go."""
 
@@ -123,7 +138,7 @@ def _comes_back_to(held, before):
 
 
 def test_a_closed_bridge_holds_nothing_and_the_next_use_starts_anew(held, quiet):
-    before = held()
+    before = _settled(held)
     for number in range(3):
         _use_sync(f"sync-{number}")
         asyncio.run(_use(f"async-{number}"))
@@ -133,7 +148,7 @@ def test_a_closed_bridge_holds_nothing_and_the_next_use_starts_anew(held, quiet)
 
 
 def test_a_bridge_that_is_closed_on_a_loop_holds_nothing(held, quiet):
-    before = held()
+    before = _settled(held)
 
     async def use_and_close():
         await _use("run")
@@ -151,7 +166,7 @@ def test_a_bridge_that_is_closed_on_a_loop_holds_nothing(held, quiet):
 
 def test_a_loop_that_ends_leaves_nothing(held, quiet):
     asyncio.run(_use("first"))
-    before = held()
+    before = _settled(held)
     for number in range(LOOPS):
         asyncio.run(_use(f"run-{number}"))
     _comes_back_to(held, before)
@@ -168,7 +183,7 @@ def test_a_loop_that_ends_with_open_streams_leaves_nothing(held, quiet):
         return waiting
 
     asyncio.run(leave_open("first"))
-    before = held()
+    before = _settled(held)
     for number in range(LOOPS):
         asyncio.run(leave_open(f"run-{number}"))
     _comes_back_to(held, before)
@@ -189,7 +204,7 @@ def test_clients_of_a_loop_whose_tasks_were_all_cancelled_are_served(stack):
 
 @pytest.mark.parametrize("changed", ["STREAMBRIDGE", "CHANNEL_LAYERS", "DATABASES"])
 def test_a_changed_setting_lets_all_go(held, quiet, changed):
-    before = held()
+    before = _settled(held)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Django warns of DATABASES
         for number in range(3):
@@ -199,7 +214,7 @@ def test_a_changed_setting_lets_all_go(held, quiet, changed):
 
 
 def test_a_setting_that_changes_on_a_running_loop_lets_all_go(held, quiet):
-    before = held()
+    before = _settled(held)
 
     async def change(run_id):
         await _use(run_id)
