@@ -124,7 +124,7 @@ async def follow(
                 silent_until = time.monotonic() + heartbeat_interval
 
         if run is None or epoch not in (None, run.epoch):
-            yield End(LOST, f"{epoch}-1")  # deleted since, and perhaps made again by another
+            yield End(LOST, f"{epoch}-0")  # deleted since, and perhaps made again by another
             return
         key, epoch = run.key, run.epoch
         seq, gap = cursors.resolve(cursor, run)

@@ -322,8 +322,9 @@ def test_the_demos_key_is_for_this_machine_only(environment: dict[str, str], hos
 
 @pytest.mark.parametrize("deleted", [False, True])
 def test_worker_that_is_over_does_not_make_a_deleted_run_again(
-    settings: Settings, deleted: bool
+    settings: Settings, deleted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")  # Playwright has a loop in this thread
     settings.STREAMBRIDGE = {"BACKEND": MEMORY}
     bridge = get_sync_bridge()
     bridge.create_run("run")

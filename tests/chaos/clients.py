@@ -140,7 +140,11 @@ class SseClient(Client):
             await self._spend(len(chunk))
 
     def _take(self, frame: bytes) -> None:
-        if frame.startswith((b":", b"retry: ")):
+        if not frame.startswith(b"event: "):
+            # An id without data is where it stands: before its first event, or behind a gap.
+            for line in frame.split(b"\n"):
+                if line.startswith(b"id: "):
+                    self._last_id = line.removeprefix(b"id: ").decode()
             return
         event, data, *id = (line.partition(b": ")[2] for line in frame.split(b"\n"))
         if event == b"end":
@@ -148,7 +152,7 @@ class SseClient(Client):
         elif event == b"gap":
             self.followed.transcript.add_gap(json.loads(data))
         else:
-            self._event(id[0], event, data)
+            self._event(id[0], event.removeprefix(b"__"), data)
 
 
 async def _chunks(reader: asyncio.StreamReader, chunked: bool) -> AsyncIterator[bytes]:

@@ -169,9 +169,9 @@ class Model:
         assert run is not None
         for cursor in [None, *(old.id(1) for old in self.incarnations[:-1])]:
             await self._check_replay(cursor, run.floor, gap=cursor is not None or run.floor > 0)
-        for seq in range(run.floor, run.head + 1):
-            await self._check_replay(run.id(seq), seq, gap=False)
-        for seq in (run.floor - 1, run.head + 1):
+        for seq in range(run.floor, run.head + 2):  # the last one is the end's own cursor
+            await self._check_replay(run.id(seq), min(seq, run.head), gap=False)
+        for seq in (run.floor - 1, run.head + 2):
             if seq >= 0:
                 await self._check_replay(run.id(seq), run.floor, gap=True)
 

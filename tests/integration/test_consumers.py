@@ -21,7 +21,7 @@ from channels.testing import WebsocketCommunicator
 from pytest_django import Settings
 
 from streambridge_app import consumers as module
-from streambridge_app import get_bridge
+from streambridge_app import get_bridge, streams
 from streambridge_app.access import Access, Authorizer, make_run_token
 from streambridge_app.backends.memory import MemoryBridge
 from streambridge_app.consumers import (
@@ -596,8 +596,8 @@ async def test_server_that_shuts_down_closes_the_socket_once() -> None:
     assert client.silent()
 
 
-async def test_server_that_shuts_down_refuses() -> None:
-    await get_bridge().close()
+async def test_server_that_shuts_down_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_draining", True)
     async with socket(path()) as client:
         assert await client.error() == (None, "shutting_down")
         assert await client.closed() == SERVICE_RESTART

@@ -21,7 +21,7 @@ from django.test import AsyncClient
 from django.urls import reverse
 from pytest_django import Settings
 
-from streambridge_app import get_bridge
+from streambridge_app import get_bridge, streams
 from streambridge_app.access import make_run_token
 from streambridge_app.refusals import NOT_FOUND, RETRY_AFTER
 from streambridge_app.streams import open_streams
@@ -624,10 +624,20 @@ async def test_log_that_cannot_be_reached(
     assert await ask_all(client) == [(*refusal, str(RETRY_AFTER))] * 3
 
 
-async def test_server_that_shuts_down(client: AsyncClient) -> None:
-    await get_bridge().close()
+async def test_server_that_shuts_down_takes_no_stream(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "_draining", True)
+    response = await client.get(url("stream"))
     refusal = body(503, "shutting_down", "This server is shutting down. Connect again.")
-    assert await ask_all(client) == [(*refusal, str(RETRY_AFTER))] * 3
+    assert (response.status_code, response.content) == refusal
+    assert response["Retry-After"] == str(RETRY_AFTER)
+
+
+async def test_a_bridge_that_was_closed_serves_again(client: AsyncClient) -> None:
+    await get_bridge().close()
+    await ended_run()
+    assert b"event: end\n" in await read(await client.get(url("stream")))
 
 
 async def test_server_that_shuts_down_lets_its_streams_go(client: AsyncClient) -> None:
