@@ -9,7 +9,10 @@ from tests.conftest import STACKS
 from tests.services import TIMEOUT_SCALE, spawn
 
 SCRIPT = """
-import asyncio, ctypes, gc, multiprocessing, os, sys, types
+import asyncio, ctypes, gc, multiprocessing, os, sys, types, warnings
+
+# From Python 3.12 on, of which this is what is tried.
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
 how = {how!r}
 if how == "untold":
