@@ -113,9 +113,29 @@ def packaged(package: str, *parts: str) -> Path:
     return path
 
 
+class Child(subprocess.Popen[Any]):
+    """A child process that leads a process group, and is killed with all of it."""
+
+    def kill(self) -> None:
+        super().kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def output(self, given: Any = None, timeout: float = 60) -> tuple[Any, Any]:
+        """Give it its input; return what it prints until its end, on stdout and on stderr.
+
+        It has `timeout` seconds times STREAMBRIDGE_TEST_TIMEOUT_SCALE, and leaves nobody behind.
+        """
+        with self:
+            try:
+                return self.communicate(given, timeout * TIMEOUT_SCALE)
+            finally:
+                self.kill()
+
+
 def spawn(
     argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, **popen: Any
-) -> subprocess.Popen[Any]:
+) -> Child:
     """Start a child process that does not outlive the test run, not even one that is killed.
 
     It starts in the project's directory with this process's environment and `env`, but without the
@@ -128,7 +148,7 @@ def spawn(
         "start_new_session": True,
         **popen,
     }
-    process: subprocess.Popen[Any] = subprocess.Popen([str(arg) for arg in argv], **options)
+    process = Child([str(arg) for arg in argv], **options)
     reaper = _reaper().stdin
     assert reaper
     reaper.write(f"{process.pid}\n")

@@ -20,6 +20,7 @@ from tests.services import (
     async_wait_until,
     free_port,
     packaged,
+    spawn,
     wait_until,
 )
 
@@ -110,11 +111,7 @@ def test_servers_end_with_a_test_run_that_is_killed(tmp_path):
     server = psutil.Process(int(run.stdout.readline()))
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    wait_until(
-        lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE,
-        10,
-        "the orphaned server to end",
-    )
+    wait_until(lambda: has_ended(server), 10, "the orphaned server to end")
 
 
 RUN_THAT_WAITS = """
@@ -150,3 +147,18 @@ async def test_an_async_wait_takes_plain_and_coroutine_predicates():
 
 def test_a_free_port_is_outside_the_range_of_outgoing_connections():
     assert 1024 < free_port() < 32_768
+
+
+def test_output_of_a_process_that_is_late_leaves_nobody_behind():
+    child = "import os, signal\nif os.fork(): os._exit(0)\nprint(os.getpid(), flush=True)\n"
+    process = spawn(
+        [sys.executable, "-c", f"{child}signal.pause()"], stdout=subprocess.PIPE, text=True
+    )
+    grandchild = psutil.Process(int(process.stdout.readline()))
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.output(timeout=0.2)
+    wait_until(lambda: has_ended(grandchild), 20, "the orphan to end")
+
+
+def has_ended(process):
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE

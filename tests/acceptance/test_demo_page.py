@@ -313,7 +313,7 @@ def test_the_demos_key_is_for_this_machine_only(environment: dict[str, str], hos
     refused = spawn(check, env=elsewhere, stderr=subprocess.PIPE, text=True)
     assert (
         "to answer to other hosts than this machine's, the environment must set SECRET_KEY"
-        in (refused.communicate()[1])
+        in (refused.output()[1])
     )
     assert refused.returncode
     for allowed in ({"ALLOWED_HOSTS": "127.0.0.1"}, {**elsewhere, "SECRET_KEY": "only for tests"}):
@@ -346,7 +346,7 @@ def test_without_debug_a_key_is_needed_and_the_static_files_are_served(
     check = spawn(
         [sys.executable, "manage.py", "check"], env=production, stderr=subprocess.PIPE, text=True
     )
-    assert "the environment must set SECRET_KEY" in check.communicate()[1]
+    assert "the environment must set SECRET_KEY" in check.output()[1]
     assert check.returncode
 
     with AsgiServer("daphne", env={**production, "SECRET_KEY": "only for tests"}) as server:

@@ -65,7 +65,7 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
         )
-        out, err = process.communicate(stdin, timeout=60)
+        out, err = process.output(stdin)
         assert process.returncode == 0, err
         return str(out + err)
 

@@ -131,7 +131,7 @@ def run(project: Path, *arguments: str) -> str:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    out, _ = process.communicate(timeout=120 * TIMEOUT_SCALE)
+    out, _ = process.output(timeout=120)
     assert process.returncode == 0, out
     return str(out)
 

@@ -178,7 +178,7 @@ def test_a_signals_handler_may_close_in_the_middle_of_a_publish(stack, settings)
         disturbing = threading.Thread(target=disturb)
         disturbing.start()
         try:
-            out, _ = script.communicate(timeout=60 * TIMEOUT_SCALE)
+            out, _ = script.output()
         finally:
             stop.set()
             disturbing.join()

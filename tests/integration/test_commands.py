@@ -78,7 +78,7 @@ def start(settings: Settings) -> Iterator[Start]:
 
 def finish(process: subprocess.Popen[Any], stdin: Any = None) -> tuple[int, Any, str]:
     """Return exit status, output and errors of a process, after giving it its input."""
-    out, err = process.communicate(stdin, timeout=SECONDS)
+    out, err = process.output(stdin, SECONDS)
     return process.returncode, out, err if isinstance(err, str) else err.decode()
 
 

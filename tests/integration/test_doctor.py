@@ -21,6 +21,7 @@ import pytest
 from tests.services import (
     HOST,
     TIMEOUT_SCALE,
+    Child,
     PostgresServer,
     RedisServer,
     free_port,
@@ -79,17 +80,14 @@ class Deployment:
         file = self.directory / "deployed.py"
         file.write_text(f"from project.settings import *\n{code}\n")
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> Child:
         pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
         argv = [sys.executable, "manage.py", *arguments]
         return spawn(argv, env=self.env, stdin=subprocess.DEVNULL, text=True, **pipes)
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        with self.start(*arguments) as process:
-            try:
-                out, err = process.communicate(timeout=SECONDS)
-            finally:
-                process.kill()
+        process = self.start(*arguments)
+        out, err = process.output()
         return process.returncode, out, err
 
     def migrate(self) -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.conftest import STACKS
-from tests.services import TIMEOUT_SCALE, spawn
+from tests.services import spawn
 
 SCRIPT = """
 import asyncio, ctypes, gc, multiprocessing, os, sys, types, warnings
@@ -64,6 +64,8 @@ def child():
     del parents, bridge, run, events
     gc.collect()
     assert get_bridge() is not own
+    if how == "untold":  # with threads that wait for what the parent's had, any Python may hang
+        return
     kept = use("child-%d" % os.getpid())
     get_sync_bridge().close()
     del kept
@@ -116,11 +118,7 @@ def test_a_forked_child_starts_anew_and_leaves_the_parent_alone(stack, settings,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    try:
-        out, _ = script.communicate(timeout=60 * TIMEOUT_SCALE)
-    finally:
-        script.kill()
-        script.communicate()
+    out, _ = script.output()
     assert (script.returncode, out) == (0, "8\n"), out
     if stack.database == "postgres":  # which would log a message in the middle of another
         log = request.getfixturevalue("postgres_server").log_text()

@@ -116,11 +116,7 @@ def written(site):
     def run(script):
         pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
         process = spawn([sys.executable, "-c", script], env=env, text=True, **pipes)
-        try:
-            out, err = process.communicate(timeout=30 * TIMEOUT_SCALE)
-        finally:
-            process.kill()
-            process.communicate()
+        out, err = process.output(timeout=30)
         with contextlib.closing(connect()) as connection:
             cursor = connection.execute("SELECT event FROM streambridge_app_event")
             events = [name for (name,) in cursor.fetchall()]

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import TIMEOUT_SCALE, PostgresServer, spawn
-
-SECONDS = 120 * TIMEOUT_SCALE
+from tests.services import PostgresServer, spawn
 
 Project = Callable[..., None]
 
@@ -38,11 +36,8 @@ def project(request: pytest.FixtureRequest, log_url: str, tmp_path: Path) -> Pro
     def run(*names: str) -> None:
         argv = [sys.executable, "-m", "tests.integration.apps.own_database", *names]
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        with spawn(argv, env=env, **output) as process:
-            try:
-                out, _ = process.communicate(timeout=SECONDS)
-            finally:
-                process.kill()
+        process = spawn(argv, env=env, **output)
+        out, _ = process.output(timeout=120)
         assert process.returncode == 0, out
 
     return run

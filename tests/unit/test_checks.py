@@ -19,7 +19,7 @@ from pytest_django import Settings
 
 from streambridge_app import checks
 from streambridge_app.conf import OPTIONS
-from tests.services import TIMEOUT_SCALE, spawn
+from tests.services import spawn
 
 not_callable = "text"
 wsgi = WSGIHandler()
@@ -209,8 +209,7 @@ for message in run_checks(tags=[checks.TAG]):
 
 def test_e120_psycopg2() -> None:
     argv = [sys.executable, "-c", PSYCOPG2_ONLY]
-    with spawn(argv, stdout=subprocess.PIPE, text=True) as process:
-        out, _ = process.communicate(timeout=60 * TIMEOUT_SCALE)
+    out, _ = spawn(argv, stdout=subprocess.PIPE, text=True).output()
     (line,) = [line for line in out.splitlines() if line.startswith("streambridge.E")]
     assert line.startswith("streambridge.E120 The driver of PostgreSQL is psycopg2")
     assert "Install psycopg 3" in line
