@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -32,6 +34,7 @@ _bridge: StreamBridge | None = None
 _process = 0
 _lock_class: object = None
 """What ``threading.Lock`` was when the bridge was made: gevent replaces it."""
+_choose: Callable[[str], str] = str
 _inherited: list[StreamBridge] = []
 """
 The bridges of parent processes, whose threads and connections are not ours.
@@ -104,7 +107,19 @@ def reset(*, block: bool = False) -> None:
         close_within(bridge, EXIT_DEADLINE, block=block)
 
 
+@contextlib.contextmanager
+def choosing(choose: Callable[[str], str]) -> Iterator[None]:
+    """Let a function choose, in the block, the backend for what the settings name: for tests."""
+    global _choose
+    before, _choose = _choose, choose
+    try:
+        yield
+    finally:
+        _choose = before
+
+
 def _make(path: str) -> StreamBridge:
+    path = _choose(path)
     try:
         backend = import_string(path)
     except ImportError as error:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from . import background, closing
 from .arguments import check_iterable
@@ -20,6 +20,11 @@ from .bridge import Producer, StreamBridge, named
 from .events import StreamEvent
 from .exceptions import InsideEventLoop, RunNotFound
 from .runs import SUCCESS, RunState
+
+T = TypeVar("T")
+
+Runner = Callable[[Coroutine[Any, Any, Any]], Any]
+"""Runs a coroutine of a bridge, and waits for it on the calling thread."""
 
 PRODUCE: Final = "async with get_bridge().producer(…) as run: await run.publish(…)"
 _FOLLOW: Final = "async for event in get_bridge().subscribe(…)"
@@ -38,6 +43,10 @@ class SyncStreamBridge:
     def __init__(self, bridge: StreamBridge) -> None:
         self._bridge = bridge
 
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the bridge and wait for it."""
+        return background.run(coroutine)
+
     def create_run(
         self,
         run_id: str | None = None,
@@ -52,7 +61,7 @@ class SyncStreamBridge:
     ) -> str:
         """Create a run and return its id: see :meth:`StreamBridge.create_run`."""
         refuse_event_loop("create_run")
-        return background.run(
+        return self._run(
             self._bridge.create_run(
                 run_id,
                 owner=owner,
@@ -68,19 +77,19 @@ class SyncStreamBridge:
     def get_run(self, run_id: str) -> RunState:
         """Return the state of a run: see :meth:`StreamBridge.get_run`."""
         refuse_event_loop("get_run")
-        return background.run(self._bridge.get_run(run_id))
+        return self._run(self._bridge.get_run(run_id))
 
     def publish(self, run_id: str, event: str, data: Any = None, *, key: str | None = None) -> None:
         """Append an event to a run: see :meth:`StreamBridge.publish`."""
         refuse_event_loop("publish")
-        background.run(self._bridge.publish(run_id, event, data, key=key))
+        self._run(self._bridge.publish(run_id, event, data, key=key))
 
     def publish_end(
         self, run_id: str, *, status: str = SUCCESS, error: BaseException | str | None = None
     ) -> None:
         """End a run: see :meth:`StreamBridge.publish_end`."""
         refuse_event_loop("publish_end")
-        background.run(self._bridge.publish_end(run_id, status=status, error=error))
+        self._run(self._bridge.publish_end(run_id, status=status, error=error))
 
     def run_exists(self, run_id: str) -> bool:
         """Return whether there is a run with this id: see :meth:`StreamBridge.run_exists`."""
@@ -99,12 +108,12 @@ class SyncStreamBridge:
         Those of the caller's own open transaction are not among them.
         """
         refuse_event_loop("events")
-        return background.run(self._bridge.events(run_id, last_event_id=last_event_id, limit=limit))
+        return self._run(self._bridge.events(run_id, last_event_id=last_event_id, limit=limit))
 
     def wait(self, run_id: str, *, timeout: float | None = None) -> RunState:
         """Wait for a run to end: see :meth:`StreamBridge.wait`."""
         refuse_event_loop("wait", blocks=True)
-        return background.run(self._bridge.wait(run_id, timeout=timeout))
+        return self._run(self._bridge.wait(run_id, timeout=timeout))
 
     def subscribe(
         self, run_id: str, *, last_event_id: str | None = None, heartbeat_interval: float = 15.0
@@ -120,18 +129,19 @@ class SyncStreamBridge:
         return _blocking(
             self._bridge.subscribe(
                 run_id, last_event_id=last_event_id, heartbeat_interval=heartbeat_interval
-            )
+            ),
+            self._run,
         )
 
     def request_cancel(self, run_id: str) -> None:
         """Ask the producer of a run to stop: see :meth:`StreamBridge.request_cancel`."""
         refuse_event_loop("request_cancel")
-        background.run(self._bridge.request_cancel(run_id))
+        self._run(self._bridge.request_cancel(run_id))
 
     def trim(self, run_id: str, *, keep: int) -> int:
         """Delete old events of a run: see :meth:`StreamBridge.trim`."""
         refuse_event_loop("trim")
-        return background.run(self._bridge.trim(run_id, keep=keep))
+        return self._run(self._bridge.trim(run_id, keep=keep))
 
     def cleanup(self, run_id: str, *, delay: float = 0) -> None:
         """
@@ -142,16 +152,17 @@ class SyncStreamBridge:
         """
         refuse_event_loop("cleanup")
         if delay:
-            background.run(self._bridge.schedule_cleanup(run_id, delay=delay))
+            self._run(self._bridge.schedule_cleanup(run_id, delay=delay))
         else:
-            background.run(self._bridge.cleanup(run_id, delay=delay))
+            self._run(self._bridge.cleanup(run_id, delay=delay))
 
     def producer(
         self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
     ) -> SyncProducer:
         """Return a handle to publish through: see :meth:`StreamBridge.producer`."""
         return SyncProducer(
-            self._bridge.producer(run_id, take_over=take_over, raise_on_cancel=raise_on_cancel)
+            self._bridge.producer(run_id, take_over=take_over, raise_on_cancel=raise_on_cancel),
+            self._run,
         )
 
     def close(self) -> None:
@@ -164,9 +175,10 @@ class SyncStreamBridge:
 class SyncProducer:
     """The blocking form of :class:`streambridge_app.bridge.Producer`."""
 
-    def __init__(self, producer: Producer) -> None:
+    def __init__(self, producer: Producer, run: Runner = background.run) -> None:
         self.run_id = producer.run_id
         self._producer = producer
+        self._run = run
 
     @property
     def cancel_requested(self) -> bool:
@@ -176,7 +188,7 @@ class SyncProducer:
     def publish(self, event: str, data: Any = None, *, key: str | None = None) -> None:
         """Accept an event: see :meth:`Producer.publish`."""
         refuse_event_loop("publish", PRODUCE, blocks=True)
-        background.run(self._producer.publish(event, data, key=key))
+        self._run(self._producer.publish(event, data, key=key))
 
     def publish_all(self, event: str | Iterable[Any], items: Iterable[Any] | None = None) -> None:
         """Publish what an iterable brings: see :meth:`Producer.publish_all`."""
@@ -187,16 +199,16 @@ class SyncProducer:
     def flush(self) -> None:
         """Return when all that was accepted is committed: see :meth:`Producer.flush`."""
         refuse_event_loop("flush", PRODUCE, blocks=True)
-        background.run(self._producer.flush())
+        self._run(self._producer.flush())
 
     def release(self, *, wait: float = 0) -> None:
         """Leave the run to its next producer: see :meth:`Producer.release`."""
         refuse_event_loop("release", PRODUCE, blocks=True)
-        background.run(self._producer.release(wait=wait))
+        self._run(self._producer.release(wait=wait))
 
     def __enter__(self) -> Self:
         refuse_event_loop("producer", PRODUCE, blocks=True)
-        background.run(self._producer.__aenter__())
+        self._run(self._producer.__aenter__())
         return self
 
     def __exit__(
@@ -206,15 +218,15 @@ class SyncProducer:
         traceback: TracebackType | None,
     ) -> None:
         refuse_event_loop("producer", PRODUCE, blocks=True)
-        background.run(self._producer.__aexit__(exc_type, exc, traceback))
+        self._run(self._producer.__aexit__(exc_type, exc, traceback))
 
 
-def _blocking(events: Any) -> Generator[StreamEvent]:
+def _blocking(events: Any, run: Runner) -> Generator[StreamEvent]:
     try:
         while True:
             refuse_event_loop("subscribe", _FOLLOW, blocks=True)
             try:
-                yield background.run(anext(events))
+                yield run(anext(events))
             except StopAsyncIteration:
                 return
     finally:

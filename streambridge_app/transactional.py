@@ -20,14 +20,14 @@ from . import log, retention
 from .arguments import check_delay, check_keep
 from .event_data import encode_data
 from .events import check_event_name, check_key, check_run_id
-from .exceptions import InsideTransaction, RunEnded
+from .exceptions import RunEnded
 from .lifecycle import new_end, new_run
 from .log_threads import guarded_on, guarded_repeatable
 from .pipelined import PipelinedSyncProducer
 from .runs import SUCCESS, RunState
 from .signals import send_signals
 from .sync import SyncProducer, SyncStreamBridge, refuse_event_loop
-from .transactions import in_transaction, is_manual, join, may_block_others
+from .transactions import in_transaction, is_manual, join, refuse
 from .writes import Write, Written
 
 if TYPE_CHECKING:
@@ -145,14 +145,7 @@ class TransactionalBridge(SyncStreamBridge):
 
     def refuse_transaction(self, what: str) -> None:
         """Raise InsideTransaction if what it does could wait for the caller's transaction."""
-        connection = connections[self._using]
-        if may_block_others(connection):
-            where = "a manual transaction" if is_manual(connection) else "transaction.atomic()"
-            raise InsideTransaction(
-                f"{what} commits by itself, on a connection of its own: inside {where} it could "
-                "wait for its own caller. Use it outside, or publish with "
-                "get_sync_bridge().publish(), which joins the transaction."
-            )
+        refuse(connections[self._using], what)
 
     def _append(self, write: Write) -> None:
         self._bridge.check_open()

@@ -8,17 +8,45 @@ without anybody hearing of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from .exceptions import InsideTransaction
+
+_test_cases_count = True
+
 
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Return whether what is done on a connection is the caller's to commit."""
-    return connection.in_atomic_block or is_manual(connection)
+    return _in_block(connection) or is_manual(connection)
+
+
+@contextlib.contextmanager
+def overlooking_test_cases() -> Iterator[None]:
+    """
+    Take the blocks in which ``django.test.TestCase`` runs a test for no transaction of anybody's.
+
+    For a bridge that writes on the test's connection: what a test does outside of blocks of its
+    own is then what its project does outside of any.
+    """
+    global _test_cases_count
+    _test_cases_count = False
+    try:
+        yield
+    finally:
+        _test_cases_count = True
+
+
+def _in_block(connection: BaseDatabaseWrapper) -> bool:
+    if not connection.in_atomic_block:
+        return False
+    # Django's own mark, by which it lets durable blocks be in a test's.
+    return _test_cases_count or not getattr(connection.atomic_blocks[-1], "_from_testcase", False)
 
 
 def is_manual(connection: BaseDatabaseWrapper) -> bool:
@@ -37,9 +65,20 @@ def may_block_others(connection: BaseDatabaseWrapper) -> bool:
 
     Where all transactions are manual by the settings, that is only once one has begun.
     """
-    if connection.in_atomic_block or connection.settings_dict["AUTOCOMMIT"]:
+    if _in_block(connection) or connection.settings_dict["AUTOCOMMIT"]:
         return in_transaction(connection)
     return is_manual(connection) and _has_begun(connection)
+
+
+def refuse(connection: BaseDatabaseWrapper, what: str) -> None:
+    """Raise InsideTransaction if what commits by itself could wait for the caller's transaction."""
+    if may_block_others(connection):
+        where = "a manual transaction" if is_manual(connection) else "transaction.atomic()"
+        raise InsideTransaction(
+            f"{what} commits by itself, on a connection of its own: inside {where} it could "
+            "wait for its own caller. Use it outside, or publish with "
+            "get_sync_bridge().publish(), which joins the transaction."
+        )
 
 
 def join(connection: BaseDatabaseWrapper) -> bool:
@@ -71,7 +110,7 @@ def after_commits(function: Callable[[], Any]) -> None:
     blocks = {
         connection.alias
         for connection in connections.all(initialized_only=True)
-        if connection.in_atomic_block and not is_manual(connection)
+        if _in_block(connection) and not is_manual(connection)
     }
     if not blocks:
         function()

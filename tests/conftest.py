@@ -15,8 +15,10 @@ from pytest_django import Settings
 from streambridge_app import registry
 from tests.services import PostgresServer, RedisServer
 
-# A shell starts its background jobs with SIGINT ignored, and their servers would inherit that.
+# A shell starts its background jobs with SIGINT ignored, nohup what it runs with SIGHUP, and their
+# servers would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 MEMORY = "streambridge_app.backends.memory.MemoryBridge"
 CHANNEL_LAYER = "streambridge_app.backends.channel_layer.ChannelLayerBridge"

@@ -46,7 +46,8 @@ LAYERS = {
     4: [
         *["groups", "announce", "membership", "pages", "followed", "polling", "hub"],
         *["slots", "writer", "pipeline", "pipelined", "transactional", "leases"],
-        *["backends.memory", "backends.channel_layer", "access", "streams", "flow_control"],
+        *["backends.memory", "backends.channel_layer", "backends.in_transaction"],
+        *["access", "streams", "flow_control"],
         *["streaming", "shutdown", "sweeper", "users"],
     ],
     5: [
@@ -77,7 +78,11 @@ LAYERS = {
         ],
         *["doctor.sqlite", "doctor.times"],
     ],
-    6: ["contrib", "contrib.celery", "contrib.enqueue", "contrib.tasks"],
+    6: [
+        *["contrib", "contrib.celery", "contrib.enqueue", "contrib.tasks"],
+        *["testing", "testing.bridges", "testing.plugin", "testing.recorder"],
+        "testing.sse_client",
+    ],
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 PURE = {*LAYERS[0], *LAYERS[1]}
@@ -86,6 +91,8 @@ FOR_TYPES_ONLY = {
     ("bridge", "sync"),
     ("pipelined", "backends.channel_layer"),
     ("pipelined", "transactional"),
+    ("testing.plugin", "testing.recorder"),
+    ("testing.plugin", "testing.sse_client"),
     ("transactional", "backends.channel_layer"),
 }
 """Imports under TYPE_CHECKING: annotations may look up, code may not."""
@@ -153,6 +160,11 @@ TESTED_BY = {
     "sweeper": "contract/test_retention.py",
     "sync": "contract/test_subscribe.py",
     "tasks": "acceptance/test_celery.py",
+    "testing": "acceptance/test_testing.py",
+    "testing.bridges": "acceptance/test_testing.py",
+    "testing.plugin": "acceptance/test_testing.py",
+    "testing.recorder": "integration/test_recorder.py",
+    "testing.sse_client": "integration/test_sse_client.py",
     "transactions": "contract/test_transactions.py",
     "transactional": "contract/test_transactions.py",
     "urls": "integration/test_views.py",
@@ -246,7 +258,7 @@ def test_there_is_no_cycle():
     assert below == {}
 
 
-def test_nobody_imports_contrib():
+def test_nobody_imports_contrib_or_testing():
     importers = {start for start, to in INSIDE if LAYER[to] == 6}
     assert {start for start in importers if LAYER[start] != 6} == set()
 
