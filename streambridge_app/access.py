@@ -17,7 +17,7 @@ from django.utils.module_loading import import_string
 
 from . import cursor as cursors
 from .conf import streambridge_settings
-from .events import check_run_id
+from .events import RunId, check_run_id
 from .exceptions import RunNotFound
 from .refusals import NOT_FOUND, Refusal
 from .registry import get_bridge
@@ -94,7 +94,7 @@ def authorizer() -> Authorizer:
     return made
 
 
-def make_run_token(run_id: str, *, max_age: float | None = None) -> str:
+def make_run_token(run_id: RunId, *, max_age: float | None = None) -> str:
     """
     Return a signed token whose bearer may read a run: for ``?token=`` of an EventSource.
 

@@ -20,7 +20,7 @@ from . import background
 from . import cursor as cursors
 from .arguments import check_delay, check_iterable, check_limit
 from .cursor import Cursor
-from .events import END_SENTINEL, HEARTBEAT_SENTINEL, GapEvent, StreamEvent, check_run_id
+from .events import END_SENTINEL, HEARTBEAT_SENTINEL, GapEvent, RunId, StreamEvent, check_run_id
 from .exceptions import (
     BridgeClosed,
     CancelRequested,
@@ -57,7 +57,7 @@ class StreamBridge(abc.ABC):
     @abc.abstractmethod
     async def create_run(
         self,
-        run_id: str | None = None,
+        run_id: RunId | None = None,
         *,
         owner: Any = None,
         metadata: Mapping[str, Any] | None = None,
@@ -71,7 +71,7 @@ class StreamBridge(abc.ABC):
         Create a run and return its id.
 
         Args:
-            run_id: up to 200 characters without control characters; a new UUID if None.
+            run_id: up to 200 characters without control characters, or a UUID; a new one if None.
             owner: a user (or the primary key of one) who may read and cancel the run.
             metadata: a JSON object of the caller's, shown with the run's state.
             lease: seconds after which the run ends as lost if nobody publishes to it or opens a
@@ -96,7 +96,7 @@ class StreamBridge(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def get_run(self, run_id: str) -> RunState:
+    async def get_run(self, run_id: RunId) -> RunState:
         """
         Return the state of a run.
 
@@ -108,7 +108,7 @@ class StreamBridge(abc.ABC):
 
     @abc.abstractmethod
     async def publish(
-        self, run_id: str, event: str, data: Any = None, *, key: str | None = None
+        self, run_id: RunId, event: str, data: Any = None, *, key: str | None = None
     ) -> None:
         """
         Append an event to a run, and return when it is committed.
@@ -138,7 +138,7 @@ class StreamBridge(abc.ABC):
 
     @abc.abstractmethod
     async def publish_end(
-        self, run_id: str, *, status: str = SUCCESS, error: BaseException | str | None = None
+        self, run_id: RunId, *, status: str = SUCCESS, error: BaseException | str | None = None
     ) -> None:
         """
         End a run. Ending a run that has ended changes nothing.
@@ -157,7 +157,7 @@ class StreamBridge(abc.ABC):
     @abc.abstractmethod
     def follow(
         self,
-        run_id: str,
+        run_id: RunId,
         *,
         last_event_id: str | Cursor | None = None,
         heartbeat_interval: float = 15.0,
@@ -174,7 +174,7 @@ class StreamBridge(abc.ABC):
         """
 
     def subscribe(
-        self, run_id: str, *, last_event_id: str | None = None, heartbeat_interval: float = 15.0
+        self, run_id: RunId, *, last_event_id: str | None = None, heartbeat_interval: float = 15.0
     ) -> AsyncGenerator[StreamEvent]:
         """
         Yield every event after the cursor once and in order, then follow the run to its end.
@@ -196,7 +196,7 @@ class StreamBridge(abc.ABC):
         )
 
     async def events(
-        self, run_id: str, *, last_event_id: str | None = None, limit: int = 1000
+        self, run_id: RunId, *, last_event_id: str | None = None, limit: int = 1000
     ) -> list[StreamEvent]:
         """
         Return the events that a run has now, without waiting for more.
@@ -240,7 +240,7 @@ class StreamBridge(abc.ABC):
                         break
         return found
 
-    async def wait(self, run_id: str, *, timeout: float | None = None) -> RunState:
+    async def wait(self, run_id: RunId, *, timeout: float | None = None) -> RunState:
         """
         Wait for a run to end and return its final state. It need not exist yet.
 
@@ -261,7 +261,7 @@ class StreamBridge(abc.ABC):
                         break
             return await self.get_run(run_id)
 
-    async def run_exists(self, run_id: str) -> bool:
+    async def run_exists(self, run_id: RunId) -> bool:
         """
         Return whether there is a run with this id.
 
@@ -275,7 +275,7 @@ class StreamBridge(abc.ABC):
         return True
 
     @abc.abstractmethod
-    async def request_cancel(self, run_id: str) -> None:
+    async def request_cancel(self, run_id: RunId) -> None:
         """
         Ask the producer of a run to stop; the run goes on until it does.
 
@@ -284,7 +284,7 @@ class StreamBridge(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def trim(self, run_id: str, *, keep: int) -> int:
+    async def trim(self, run_id: RunId, *, keep: int) -> int:
         """
         Delete all but the newest ``keep`` events of a run, and return how many that were.
 
@@ -295,7 +295,7 @@ class StreamBridge(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
+    async def cleanup(self, run_id: RunId, *, delay: float = 0) -> None:
         """
         Delete a run and its events after ``delay`` seconds; clients are let go with an end.
 
@@ -306,7 +306,7 @@ class StreamBridge(abc.ABC):
             InvalidRunId, LogUnavailable; ValueError if ``delay`` is negative.
         """
 
-    async def schedule_cleanup(self, run_id: str, *, delay: float) -> None:
+    async def schedule_cleanup(self, run_id: RunId, *, delay: float) -> None:
         """
         Store when a run is to be deleted, and return: what the sync ``cleanup`` does.
 
@@ -315,7 +315,7 @@ class StreamBridge(abc.ABC):
         await self.cleanup(run_id, delay=delay)
 
     def producer(
-        self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
+        self, run_id: RunId, *, take_over: bool = False, raise_on_cancel: bool = False
     ) -> Producer:
         """
         Return a handle to publish a run's events through: ``async with bridge.producer(id)``.
@@ -359,7 +359,7 @@ class Producer:
     def __init__(
         self,
         bridge: StreamBridge,
-        run_id: str,
+        run_id: RunId,
         *,
         take_over: bool = False,
         raise_on_cancel: bool = False,

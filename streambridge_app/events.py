@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import re
 import uuid
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from .exceptions import InvalidEvent, InvalidRunId
 from .runs import END_STATUSES
@@ -24,6 +24,9 @@ _AFTER_RUN_ID: Final = ("/", "/stream", "/cancel")
 """How an address goes on after the run id: an id that ends so has the address of another run."""
 _LINE_END: Final = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 """What ``str.splitlines``, and so many a client, takes for the end of a line."""
+
+RunId: TypeAlias = str | uuid.UUID
+"""What names a run; the run itself, and whatever tells of it, has the text."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,8 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Application = Callable[..., Any]
+"""An ASGI 3 application: each library has types of its own for one, and takes no other's."""
 
 _FLOWING = frozenset({"http.response.body", "websocket.send"})
 
@@ -43,7 +44,7 @@ YIELD_INTERVAL = 0.005
 """Seconds that an application which never suspends may keep written bytes from the socket."""
 
 
-def flow_control(application: Application) -> Application:
+def flow_control(application: Application) -> Any:
     """Make ``await send(...)`` wait for slow clients under Daphne, for HTTP and WebSocket.
 
     Under Daphne it also keeps the tokens of runs out of the access log, which is no logger's, and
@@ -59,6 +60,7 @@ def flow_control(application: Application) -> Application:
 
     Returns:
         An ASGI 3 application. On any server but Daphne it hands the server's own callables on.
+        Its type is Any, so that it may take the name of the application inside.
     """
 
     async def controlled(scope: Scope, receive: Receive, send: Send) -> None:

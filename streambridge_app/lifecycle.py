@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .arguments import check_delay, check_limit, milliseconds
 from .event_data import encode_data, error_data
-from .events import check_end_status, check_run_id
+from .events import RunId, check_end_status, check_run_id
 from .runs import ERROR, LOST, SUCCESS
 
 
@@ -37,7 +37,7 @@ class NewEnd(NamedTuple):
 
 
 def new_run(
-    run_id: str | None,
+    run_id: RunId | None,
     owner: Any,
     metadata: Mapping[str, Any] | None,
     max_event_bytes: int,
@@ -66,7 +66,7 @@ def new_run(
     )
 
 
-def new_end(run_id: str, status: str, error: BaseException | str | None) -> NewEnd:
+def new_end(run_id: RunId, status: str, error: BaseException | str | None) -> NewEnd:
     """Check the arguments of ``publish_end`` and return what to append, whatever its size."""
     run_id = check_run_id(run_id)
     check_end_status(status)

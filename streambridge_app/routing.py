@@ -13,7 +13,6 @@ from . import converters as converters  # registers the converter
 from .consumers import OriginRefused, RunConsumer, RunsConsumer
 
 Scope = MutableMapping[str, Any]
-Application = Callable[[Scope, Any, Any], Awaitable[None]]
 
 _runs: Any = RunsConsumer.as_asgi()  # Django's stubs know no ASGI application in a route
 _run: Any = RunConsumer.as_asgi()
@@ -28,7 +27,7 @@ websocket_urlpatterns = [
 ]
 
 
-def checked_origin(application: Application) -> Application:
+def checked_origin(application: Callable[..., Any]) -> Callable[[Any, Any, Any], Awaitable[None]]:
     """
     Let the pages of this site open WebSockets, and programs that are no browsers.
 

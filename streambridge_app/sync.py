@@ -17,7 +17,7 @@ from typing import Any, Final, Self, TypeVar
 from . import background, closing
 from .arguments import check_iterable
 from .bridge import Producer, StreamBridge, named
-from .events import StreamEvent
+from .events import RunId, StreamEvent
 from .exceptions import InsideEventLoop, RunNotFound
 from .runs import SUCCESS, RunState
 
@@ -49,7 +49,7 @@ class SyncStreamBridge:
 
     def create_run(
         self,
-        run_id: str | None = None,
+        run_id: RunId | None = None,
         *,
         owner: Any = None,
         metadata: Mapping[str, Any] | None = None,
@@ -74,24 +74,26 @@ class SyncStreamBridge:
             )
         )
 
-    def get_run(self, run_id: str) -> RunState:
+    def get_run(self, run_id: RunId) -> RunState:
         """Return the state of a run: see :meth:`StreamBridge.get_run`."""
         refuse_event_loop("get_run")
         return self._run(self._bridge.get_run(run_id))
 
-    def publish(self, run_id: str, event: str, data: Any = None, *, key: str | None = None) -> None:
+    def publish(
+        self, run_id: RunId, event: str, data: Any = None, *, key: str | None = None
+    ) -> None:
         """Append an event to a run: see :meth:`StreamBridge.publish`."""
         refuse_event_loop("publish")
         self._run(self._bridge.publish(run_id, event, data, key=key))
 
     def publish_end(
-        self, run_id: str, *, status: str = SUCCESS, error: BaseException | str | None = None
+        self, run_id: RunId, *, status: str = SUCCESS, error: BaseException | str | None = None
     ) -> None:
         """End a run: see :meth:`StreamBridge.publish_end`."""
         refuse_event_loop("publish_end")
         self._run(self._bridge.publish_end(run_id, status=status, error=error))
 
-    def run_exists(self, run_id: str) -> bool:
+    def run_exists(self, run_id: RunId) -> bool:
         """Return whether there is a run with this id: see :meth:`StreamBridge.run_exists`."""
         try:
             self.get_run(run_id)
@@ -100,7 +102,7 @@ class SyncStreamBridge:
         return True
 
     def events(
-        self, run_id: str, *, last_event_id: str | None = None, limit: int = 1000
+        self, run_id: RunId, *, last_event_id: str | None = None, limit: int = 1000
     ) -> list[StreamEvent]:
         """
         Return the events that a run has now: see :meth:`StreamBridge.events`.
@@ -110,13 +112,13 @@ class SyncStreamBridge:
         refuse_event_loop("events")
         return self._run(self._bridge.events(run_id, last_event_id=last_event_id, limit=limit))
 
-    def wait(self, run_id: str, *, timeout: float | None = None) -> RunState:
+    def wait(self, run_id: RunId, *, timeout: float | None = None) -> RunState:
         """Wait for a run to end: see :meth:`StreamBridge.wait`."""
         refuse_event_loop("wait", blocks=True)
         return self._run(self._bridge.wait(run_id, timeout=timeout))
 
     def subscribe(
-        self, run_id: str, *, last_event_id: str | None = None, heartbeat_interval: float = 15.0
+        self, run_id: RunId, *, last_event_id: str | None = None, heartbeat_interval: float = 15.0
     ) -> Generator[StreamEvent]:
         """
         Yield a run's events to its end: see :meth:`StreamBridge.subscribe`.
@@ -133,17 +135,17 @@ class SyncStreamBridge:
             self._run,
         )
 
-    def request_cancel(self, run_id: str) -> None:
+    def request_cancel(self, run_id: RunId) -> None:
         """Ask the producer of a run to stop: see :meth:`StreamBridge.request_cancel`."""
         refuse_event_loop("request_cancel")
         self._run(self._bridge.request_cancel(run_id))
 
-    def trim(self, run_id: str, *, keep: int) -> int:
+    def trim(self, run_id: RunId, *, keep: int) -> int:
         """Delete old events of a run: see :meth:`StreamBridge.trim`."""
         refuse_event_loop("trim")
         return self._run(self._bridge.trim(run_id, keep=keep))
 
-    def cleanup(self, run_id: str, *, delay: float = 0) -> None:
+    def cleanup(self, run_id: RunId, *, delay: float = 0) -> None:
         """
         Delete a run: see :meth:`StreamBridge.cleanup`.
 
@@ -157,7 +159,7 @@ class SyncStreamBridge:
             self._run(self._bridge.cleanup(run_id, delay=delay))
 
     def producer(
-        self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
+        self, run_id: RunId, *, take_over: bool = False, raise_on_cancel: bool = False
     ) -> SyncProducer:
         """Return a handle to publish through: see :meth:`StreamBridge.producer`."""
         return SyncProducer(

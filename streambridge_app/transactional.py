@@ -19,7 +19,7 @@ from django.utils import timezone
 from . import log, retention
 from .arguments import check_delay, check_keep
 from .event_data import encode_data
-from .events import check_event_name, check_key, check_run_id
+from .events import RunId, check_event_name, check_key, check_run_id
 from .exceptions import RunEnded
 from .lifecycle import new_end, new_run
 from .log_threads import guarded_on, guarded_repeatable
@@ -54,7 +54,7 @@ class TransactionalBridge(SyncStreamBridge):
 
     def create_run(
         self,
-        run_id: str | None = None,
+        run_id: RunId | None = None,
         *,
         owner: Any = None,
         metadata: Mapping[str, Any] | None = None,
@@ -79,12 +79,14 @@ class TransactionalBridge(SyncStreamBridge):
         self._on_log(log.create, new.run_id, self._using, *new[1:])
         return new.run_id
 
-    def get_run(self, run_id: str) -> RunState:
+    def get_run(self, run_id: RunId) -> RunState:
         refuse_event_loop("get_run")
         self._bridge.check_open()
         return guarded_repeatable(self._using, log.state, check_run_id(run_id), self._using)
 
-    def publish(self, run_id: str, event: str, data: Any = None, *, key: str | None = None) -> None:
+    def publish(
+        self, run_id: RunId, event: str, data: Any = None, *, key: str | None = None
+    ) -> None:
         refuse_event_loop("publish")
         self._append(
             Write(
@@ -96,7 +98,7 @@ class TransactionalBridge(SyncStreamBridge):
         )
 
     def publish_end(
-        self, run_id: str, *, status: str = SUCCESS, error: BaseException | str | None = None
+        self, run_id: RunId, *, status: str = SUCCESS, error: BaseException | str | None = None
     ) -> None:
         refuse_event_loop("publish_end")
         try:
@@ -104,18 +106,18 @@ class TransactionalBridge(SyncStreamBridge):
         except RunEnded:
             return
 
-    def request_cancel(self, run_id: str) -> None:
+    def request_cancel(self, run_id: RunId) -> None:
         refuse_event_loop("request_cancel")
         run_id = check_run_id(run_id)
         self._bridge.check_open()
         self._joins(connections[self._using])
         guarded_repeatable(self._using, log.request_cancel, run_id, self._using)
 
-    def trim(self, run_id: str, *, keep: int) -> int:
+    def trim(self, run_id: RunId, *, keep: int) -> int:
         refuse_event_loop("trim")
         return self._on_log(retention.trim, check_run_id(run_id), check_keep(keep), self._using)
 
-    def cleanup(self, run_id: str, *, delay: float = 0) -> None:
+    def cleanup(self, run_id: RunId, *, delay: float = 0) -> None:
         """
         Delete a run: see :meth:`SyncStreamBridge.cleanup`.
 
@@ -130,7 +132,7 @@ class TransactionalBridge(SyncStreamBridge):
         self._on_log(retention.schedule_cleanup, check_run_id(run_id), deadline, self._using)
 
     def producer(
-        self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
+        self, run_id: RunId, *, take_over: bool = False, raise_on_cancel: bool = False
     ) -> SyncProducer:
         """
         Return a pipelining handle: see :meth:`SyncStreamBridge.producer`.

@@ -37,7 +37,7 @@ from ..closing import shut
 from ..conf import NAME, streambridge_settings
 from ..cursor import Cursor
 from ..event_data import encode_data
-from ..events import check_event_name, check_key, check_run_id
+from ..events import RunId, check_event_name, check_key, check_run_id
 from ..exceptions import LogUnavailable, RunEnded
 from ..follow import Item, follow
 from ..handover import extend_lease
@@ -119,7 +119,7 @@ class ChannelLayerBridge(StreamBridge):
 
     async def create_run(
         self,
-        run_id: str | None = None,
+        run_id: RunId | None = None,
         *,
         owner: Any = None,
         metadata: Mapping[str, Any] | None = None,
@@ -143,11 +143,11 @@ class ChannelLayerBridge(StreamBridge):
         await self._writing(self._readers.submit, log.create, new.run_id, self.using, *new[1:])
         return new.run_id
 
-    async def get_run(self, run_id: str) -> RunState:
+    async def get_run(self, run_id: RunId) -> RunState:
         return await self._repeatable(log.state, check_run_id(run_id), self.using)
 
     async def publish(
-        self, run_id: str, event: str, data: Any = None, *, key: str | None = None
+        self, run_id: RunId, event: str, data: Any = None, *, key: str | None = None
     ) -> None:
         run_id, name = check_run_id(run_id), check_event_name(event)
         text = encode_data(data, self.max_event_bytes)
@@ -162,7 +162,7 @@ class ChannelLayerBridge(StreamBridge):
 
     async def publish_end(
         self,
-        run_id: str,
+        run_id: RunId,
         *,
         status: str = SUCCESS,
         error: BaseException | str | None = None,
@@ -190,7 +190,7 @@ class ChannelLayerBridge(StreamBridge):
 
     def follow(
         self,
-        run_id: str,
+        run_id: RunId,
         *,
         last_event_id: str | Cursor | None = None,
         heartbeat_interval: float = 15.0,
@@ -199,7 +199,7 @@ class ChannelLayerBridge(StreamBridge):
         run_id = check_subscription(run_id, last_event_id, heartbeat_interval)
         return follow(lambda: self._hub().follow(run_id), last_event_id, heartbeat_interval, epoch)
 
-    async def request_cancel(self, run_id: str) -> None:
+    async def request_cancel(self, run_id: RunId) -> None:
         await self._writing(
             self._readers.submit_repeatable,
             log.request_cancel,
@@ -207,7 +207,7 @@ class ChannelLayerBridge(StreamBridge):
             self.using,
         )
 
-    async def schedule_cleanup(self, run_id: str, *, delay: float) -> None:
+    async def schedule_cleanup(self, run_id: RunId, *, delay: float) -> None:
         await self._store_deadline(check_run_id(run_id), timezone.now() + check_delay(delay))
 
     async def _store_deadline(self, run_id: str, deadline: datetime.datetime) -> int | None:
@@ -219,7 +219,7 @@ class ChannelLayerBridge(StreamBridge):
             self.using,
         )
 
-    async def trim(self, run_id: str, *, keep: int) -> int:
+    async def trim(self, run_id: RunId, *, keep: int) -> int:
         deleted: list[int] = []
         return await self._writing(
             self._readers.submit,
@@ -230,7 +230,7 @@ class ChannelLayerBridge(StreamBridge):
             deleted,
         )
 
-    async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
+    async def cleanup(self, run_id: RunId, *, delay: float = 0) -> None:
         deadline = timezone.now() + check_delay(delay)
         run_id = check_run_id(run_id)
         key = await self._store_deadline(run_id, deadline)
@@ -242,7 +242,7 @@ class ChannelLayerBridge(StreamBridge):
         self.announcer.announce_deletion(run_id)
 
     def producer(
-        self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
+        self, run_id: RunId, *, take_over: bool = False, raise_on_cancel: bool = False
     ) -> PipelinedProducer:
         pipeline = Pipeline(
             check_run_id(run_id),

@@ -35,7 +35,7 @@ from ..callers import refuse_transaction_of, waiting_caller
 from ..conf import streambridge_settings
 from ..cursor import Cursor
 from ..event_data import encode_data
-from ..events import check_event_name, check_key, check_run_id
+from ..events import RunId, check_event_name, check_key, check_run_id
 from ..exceptions import InsideTransaction, RunEnded, RunNotFound
 from ..follow import Item, follow
 from ..handover import extend_lease
@@ -82,7 +82,7 @@ class InTransactionSyncBridge(SyncStreamBridge):
         return running.result()
 
     def producer(
-        self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
+        self, run_id: RunId, *, take_over: bool = False, raise_on_cancel: bool = False
     ) -> SyncProducer:
         self._refuse_transaction("A producer handle")
         producer = self._bridge.producer(
@@ -110,7 +110,7 @@ class InTransactionBridge(StreamBridge):
 
     async def create_run(
         self,
-        run_id: str | None = None,
+        run_id: RunId | None = None,
         *,
         owner: Any = None,
         metadata: Mapping[str, Any] | None = None,
@@ -134,23 +134,23 @@ class InTransactionBridge(StreamBridge):
         await self._write(log.create, new.run_id, self.using, *new[1:])
         return new.run_id
 
-    async def get_run(self, run_id: str) -> RunState:
+    async def get_run(self, run_id: RunId) -> RunState:
         return await self.read(log.state, check_run_id(run_id), self.using)
 
     async def publish(
-        self, run_id: str, event: str, data: Any = None, *, key: str | None = None
+        self, run_id: RunId, event: str, data: Any = None, *, key: str | None = None
     ) -> None:
         await self.append(self.write_of(run_id, event, data, key))
 
     async def publish_end(
-        self, run_id: str, *, status: str = SUCCESS, error: BaseException | str | None = None
+        self, run_id: RunId, *, status: str = SUCCESS, error: BaseException | str | None = None
     ) -> None:
         with contextlib.suppress(RunEnded):
             await self.append(Write(*new_end(run_id, status, error)))
 
     def follow(
         self,
-        run_id: str,
+        run_id: RunId,
         *,
         last_event_id: str | Cursor | None = None,
         heartbeat_interval: float = 15.0,
@@ -159,32 +159,32 @@ class InTransactionBridge(StreamBridge):
         run_id = check_subscription(run_id, last_event_id, heartbeat_interval)
         return follow(lambda: _Source(self, run_id), last_event_id, heartbeat_interval, epoch)
 
-    async def request_cancel(self, run_id: str) -> None:
+    async def request_cancel(self, run_id: RunId) -> None:
         run_id = check_run_id(run_id)
         await self._write(log.request_cancel, run_id, self.using)
         for handle in tuple(self._handles):
             if handle.run_id == run_id:
                 handle.cancel_requested_by(True)
 
-    async def trim(self, run_id: str, *, keep: int) -> int:
+    async def trim(self, run_id: RunId, *, keep: int) -> int:
         return await self._write(retention.trim, check_run_id(run_id), check_keep(keep), self.using)
 
-    async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
+    async def cleanup(self, run_id: RunId, *, delay: float = 0) -> None:
         key = await self._store_deadline(run_id, delay)
         if key is not None:
             await asyncio.sleep(delay)
             await self._write(retention.delete_all, key, self.using)
 
-    async def schedule_cleanup(self, run_id: str, *, delay: float) -> None:
+    async def schedule_cleanup(self, run_id: RunId, *, delay: float) -> None:
         await self._store_deadline(run_id, delay)
 
-    async def _store_deadline(self, run_id: str, delay: float) -> int | None:
+    async def _store_deadline(self, run_id: RunId, delay: float) -> int | None:
         deadline = timezone.now() + check_delay(delay)
         run_id = check_run_id(run_id)
         return await self._write(retention.schedule_cleanup, run_id, deadline, self.using)
 
     def producer(
-        self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
+        self, run_id: RunId, *, take_over: bool = False, raise_on_cancel: bool = False
     ) -> Producer:
         return _Producer(self, run_id, take_over=take_over, raise_on_cancel=raise_on_cancel)
 
@@ -198,7 +198,7 @@ class InTransactionBridge(StreamBridge):
         """Let the lease of a claimed run last ``wait_ms`` longer than it would."""
         await self._write(extend_lease, claim.key, claim.generation, wait_ms, self.using)
 
-    def write_of(self, run_id: str, event: str, data: Any, key: str | None) -> Write:
+    def write_of(self, run_id: RunId, event: str, data: Any, key: str | None) -> Write:
         """Return what appends an event, after checking it."""
         return Write(
             check_run_id(run_id),

@@ -36,7 +36,7 @@ from ..closing import shut
 from ..conf import streambridge_settings
 from ..cursor import Cursor
 from ..event_data import encode_data
-from ..events import check_event_name, check_key, check_run_id
+from ..events import RunId, check_event_name, check_key, check_run_id
 from ..exceptions import RunEnded, RunExists, RunNotFound
 from ..follow import Item, follow
 from ..lifecycle import new_end, new_loss, new_run
@@ -141,7 +141,7 @@ class MemoryBridge(StreamBridge):
 
     async def create_run(
         self,
-        run_id: str | None = None,
+        run_id: RunId | None = None,
         *,
         owner: Any = None,
         metadata: Mapping[str, Any] | None = None,
@@ -169,7 +169,7 @@ class MemoryBridge(StreamBridge):
         self._wake(new.run_id)
         return new.run_id
 
-    async def get_run(self, run_id: str) -> RunState:
+    async def get_run(self, run_id: RunId) -> RunState:
         run_id = check_run_id(run_id)
         with self._lock:
             run = self._existing(run_id)
@@ -190,7 +190,7 @@ class MemoryBridge(StreamBridge):
 
     async def publish(
         self,
-        run_id: str,
+        run_id: RunId,
         event: str,
         data: Any = None,
         *,
@@ -218,7 +218,7 @@ class MemoryBridge(StreamBridge):
 
     async def publish_end(
         self,
-        run_id: str,
+        run_id: RunId,
         *,
         status: str = SUCCESS,
         error: BaseException | str | None = None,
@@ -233,7 +233,7 @@ class MemoryBridge(StreamBridge):
 
     def follow(
         self,
-        run_id: str,
+        run_id: RunId,
         *,
         last_event_id: str | Cursor | None = None,
         heartbeat_interval: float = 15.0,
@@ -247,7 +247,7 @@ class MemoryBridge(StreamBridge):
             epoch,
         )
 
-    async def request_cancel(self, run_id: str) -> None:
+    async def request_cancel(self, run_id: RunId) -> None:
         run_id = check_run_id(run_id)
         with self._lock:
             run = self._existing(run_id)
@@ -255,7 +255,7 @@ class MemoryBridge(StreamBridge):
                 raise RunEnded(f"The run {run_id!r} has ended; there is nothing left to cancel.")
             run.cancel_requested = True
 
-    async def trim(self, run_id: str, *, keep: int) -> int:
+    async def trim(self, run_id: RunId, *, keep: int) -> int:
         run_id = check_run_id(run_id)
         with self._lock:
             run = self._existing(run_id)
@@ -263,7 +263,7 @@ class MemoryBridge(StreamBridge):
         self._wake(run_id)
         return count
 
-    async def cleanup(self, run_id: str, *, delay: float = 0) -> None:
+    async def cleanup(self, run_id: RunId, *, delay: float = 0) -> None:
         run_id = check_run_id(run_id)
         run = self._set_deadline(run_id, delay)
         if run is None:
@@ -276,13 +276,14 @@ class MemoryBridge(StreamBridge):
             del self._runs[run_id]
         self._wake(run_id)
 
-    async def schedule_cleanup(self, run_id: str, *, delay: float) -> None:
+    async def schedule_cleanup(self, run_id: RunId, *, delay: float) -> None:
         self._set_deadline(run_id, delay)
 
-    def _set_deadline(self, run_id: str, delay: float) -> _Run | None:
+    def _set_deadline(self, run_id: RunId, delay: float) -> _Run | None:
         check_delay(delay)
+        run_id = check_run_id(run_id)
         with self._lock:
-            run = self._find(check_run_id(run_id))
+            run = self._find(run_id)
             if run is None:
                 return None
             deadline = time.monotonic() + delay
@@ -291,7 +292,7 @@ class MemoryBridge(StreamBridge):
         return run
 
     def producer(
-        self, run_id: str, *, take_over: bool = False, raise_on_cancel: bool = False
+        self, run_id: RunId, *, take_over: bool = False, raise_on_cancel: bool = False
     ) -> Producer:
         return _Producer(self, run_id, take_over=take_over, raise_on_cancel=raise_on_cancel)
 

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 from celery import shared_task, states
 from celery.contrib.django.task import DjangoTask
@@ -29,16 +29,19 @@ from .enqueue import START_SECONDS, end_if_refused, enqueue, seconds_until
 logger = logging.getLogger("streambridge")
 _open_run: ContextVar[SyncProducer] = ContextVar("streambridge_open_run")
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-class StreamedTask(DjangoTask):  # type: ignore[misc] # Celery has no types
+
+class StreamedTask(DjangoTask, Generic[P, R]):  # type: ignore[misc] # Celery has no types
     """
     The base class of streamed tasks; a task's own ``base`` has to be a subclass.
 
     It is here, around the whole attempt, that the run is held: Celery's ``autoretry_for`` works
-    inside.
+    inside. To type checkers it has the parameters of its senders and the result of the function.
     """
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Hold the producer of the run while the task runs, called by a worker or directly."""
         try:
             with ExitStack() as block:
@@ -59,6 +62,12 @@ class StreamedTask(DjangoTask):  # type: ignore[misc] # Celery has no types
         _open_run.get().flush()
         return super().retry(*args, **kwargs)
 
+    if TYPE_CHECKING:  # Celery's own methods, with the arguments that they take here
+
+        def delay(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+        def s(self, *args: P.args, **kwargs: P.kwargs) -> _Signature: ...
+        def si(self, *args: P.args, **kwargs: P.kwargs) -> _Signature: ...
+
     def _enter(self, block: ExitStack) -> SyncProducer:
         run_id = self.request.id or str(uuid.uuid4())
         try:
@@ -71,11 +80,12 @@ class StreamedTask(DjangoTask):  # type: ignore[misc] # Celery has no types
         block.callback(_open_run.reset, _open_run.set(run))
         return run
 
-    def _attempt(self, run: SyncProducer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def _attempt(self, run: SyncProducer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> R:
         if run.cancel_requested:
             raise cancel_requested(run.run_id)
         try:
-            return self.run(run, *args, **kwargs)
+            result: R = self.run(run, *args, **kwargs)
+            return result
         except Retry as retry:
             with suppress(ProducerFenced):  # the next attempt has begun
                 run.release(wait=seconds_until(retry.when))
@@ -88,6 +98,38 @@ class StreamedTask(DjangoTask):  # type: ignore[misc] # Celery has no types
             raise cancel_requested(run.run_id) from ignore
 
 
+if TYPE_CHECKING:
+
+    class _Signature:
+        """A Celery signature of a streamed task."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+@overload
+def streamed_task(
+    function: Callable[Concatenate[Any, SyncProducer, P], R],
+    /,
+    *,
+    bind: Literal[True],
+    **options: Any,
+) -> StreamedTask[P, R]: ...
+@overload
+def streamed_task(
+    function: Callable[Concatenate[SyncProducer, P], R],
+    /,
+    *,
+    bind: Literal[False] = False,
+    **options: Any,
+) -> StreamedTask[P, R]: ...
+@overload
+def streamed_task(
+    *, bind: Literal[True], **options: Any
+) -> Callable[[Callable[Concatenate[Any, SyncProducer, P], R]], StreamedTask[P, R]]: ...
+@overload
+def streamed_task(
+    *, bind: Literal[False] = False, **options: Any
+) -> Callable[[Callable[Concatenate[SyncProducer, P], R]], StreamedTask[P, R]]: ...
 def streamed_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """
     Make a Celery task of a function whose first argument is an open producer handle.
@@ -108,7 +150,7 @@ def streamed_task(function: Callable[..., Any] | None = None, /, **options: Any)
 
 
 def stream(
-    task: Any,
+    task: StreamedTask[..., Any] | _Signature,
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -128,8 +170,9 @@ def stream(
     whichever database that is.
 
     Args:
-        task: a streamed task.
-        args, kwargs: what it is called with, after the handle.
+        task: a streamed task; or its signature, ``task.s(…)``, whose arguments type checkers can
+            check against the function's.
+        args, kwargs: what it is called with, after the handle; not with a signature.
         owner, metadata, cancel_after, max_events, max_bytes, keep: as for ``create_run``.
         lease: seconds in which a worker has to start the task once it is due, or the run is
             lost; None: no matter when.

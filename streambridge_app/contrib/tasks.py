@@ -11,12 +11,13 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 import django
 
-from ..bridge import cancel_requested
+from ..bridge import Producer, cancel_requested
 from ..registry import get_bridge, get_sync_bridge
+from ..sync import SyncProducer
 from .enqueue import START_SECONDS, end_if_refused, enqueue, seconds_until
 
 try:
@@ -28,6 +29,40 @@ except ImportError as error:
     ) from error
 
 
+if TYPE_CHECKING:
+    from django.tasks import Task, TaskContext
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Handle = TypeVar("Handle", SyncProducer, Producer)
+
+
+@overload
+def streamed_task(
+    function: Callable[Concatenate[TaskContext[..., Any], Handle, P], R],
+    /,
+    *,
+    takes_context: Literal[True],
+    **options: Any,
+) -> Task[Concatenate[str, P], R]: ...
+@overload
+def streamed_task(
+    function: Callable[Concatenate[Handle, P], R],
+    /,
+    *,
+    takes_context: Literal[False] = False,
+    **options: Any,
+) -> Task[Concatenate[str, P], R]: ...
+@overload
+def streamed_task(
+    *, takes_context: Literal[True], **options: Any
+) -> Callable[
+    [Callable[Concatenate[TaskContext[..., Any], Handle, P], R]], Task[Concatenate[str, P], R]
+]: ...
+@overload
+def streamed_task(
+    *, takes_context: Literal[False] = False, **options: Any
+) -> Callable[[Callable[Concatenate[Handle, P], R]], Task[Concatenate[str, P], R]]: ...
 def streamed_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """
     Make a task of a function whose first argument is an open producer handle.
@@ -49,7 +84,7 @@ def streamed_task(function: Callable[..., Any] | None = None, /, **options: Any)
 
 
 def stream(
-    task: Any,
+    task: Task[Concatenate[str, ...], Any],
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,

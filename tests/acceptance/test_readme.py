@@ -3,9 +3,6 @@
 import asyncio
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,54 +17,8 @@ from streambridge_app import get_bridge, get_sync_bridge
 from streambridge_app.access import Access
 from streambridge_app.conf import OPTIONS
 from tests.acceptance.clients import SseClient
-from tests.services import ROOT, AsgiServer, spawn
-
-README = (ROOT / "README.md").read_text()
-
-
-def snippets(language: str) -> list[str]:
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", README, re.DOTALL | re.MULTILINE)
-    return [re.sub(f"^{indent}", "", code, flags=re.MULTILINE) for indent, code in found]
-
-
-def the_snippet(language: str, part: str) -> str:
-    (found,) = [code for code in snippets(language) if part in code]
-    return found
-
-
-class Project:
-    """A new project, made by following the README."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.env = {
-            "PYTHONPATH": f"{ROOT}:{directory}",
-            "DJANGO_SETTINGS_MODULE": "mysite.settings",
-        }
-        startproject = [sys.executable, "-m", "django", "startproject", "mysite", directory]
-        assert spawn(startproject, env={"PYTHONPATH": str(ROOT)}).wait() == 0
-        self.append("settings", the_snippet("python", "INSTALLED_APPS ="))
-        self.append("settings", '\nSTREAMBRIDGE = {"AUTHORIZER": "mysite.team.TeamAuthorizer"}\n')
-        self.append("urls", the_snippet("python", "urlpatterns +="))
-        self.append("asgi", the_snippet("python", "flow_control("))
-        (self.directory / "mysite" / "team.py").write_text(the_snippet("python", "TeamAuthorizer"))
-
-    def append(self, module: str, code: str) -> None:
-        with (self.directory / "mysite" / f"{module}.py").open("a") as file:
-            file.write(code)
-
-    def run(self, *arguments: str, stdin: str = "") -> str:
-        process = spawn(
-            [sys.executable, self.directory / "manage.py", *arguments],
-            env=self.env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        out, err = process.output(stdin)
-        assert process.returncode == 0, err
-        return str(out + err)
+from tests.acceptance.readme import README, Project, snippets, the_snippet
+from tests.services import ROOT, AsgiServer
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +59,7 @@ def test_the_doctor_finds_the_project_well(project: Project) -> None:
 @pytest.mark.django_db(transaction=True)
 async def test_the_screen_of_the_api(capsys: pytest.CaptureFixture[str]) -> None:
     api: dict[str, Any] = {}
-    exec(the_snippet("python", "async def work(user)"), api)  # noqa: S102 - our own README
+    exec(the_snippet("python", "async def work("), api)  # noqa: S102 - our own README
     user = await User.objects.acreate(username="ada")
 
     run_id = await api["work"](user)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import uuid
 
 import pytest
 from django.db import connections
@@ -160,16 +161,18 @@ async def test_the_sync_api_stores_the_deadline_and_goes_on(bridge, sync_bridge,
     assert not await _is_gone(bridge)
 
 
+@pytest.mark.parametrize("run_id", ["run", uuid.UUID(int=7)], ids=["text", "UUID"])
 async def test_what_the_sync_api_has_left_to_the_deadline_is_deleted_then(
-    sweeping, bridge, sync_bridge, in_thread
+    sweeping, bridge, sync_bridge, in_thread, run_id
 ):
-    async with client(bridge, "run") as live:
-        await publish(bridge, "run", 1)
+    async with client(bridge, run_id) as live:
+        await publish(bridge, run_id, 1)
         await live.take(1)
-        await in_thread(sync_bridge.cleanup, "run", delay=SOON)
-        assert not await _is_gone(bridge)
-        assert await live.rest() == []
-    assert await _is_gone(bridge)
+        rest = asyncio.create_task(live.rest())  # it waits by the time the thread has begun
+        await in_thread(sync_bridge.cleanup, run_id, delay=SOON)
+        assert not await _is_gone(bridge, run_id)
+        assert await rest == []
+    assert await _is_gone(bridge, run_id)
 
 
 PROCESS = """

@@ -45,6 +45,12 @@ async def test_events_are_there_when_the_task_was_sent() -> None:
     assert (await get_bridge().get_run(run_id)).status == "success"
 
 
+async def test_signature_brings_its_arguments() -> None:
+    run_id = await _in_thread(stream, count.s(3))
+    assert data(await replay(get_bridge(), run_id)) == [0, 1, 2]
+    assert (await get_bridge().get_run(run_id)).status == "success"
+
+
 async def test_attempts_are_one_run() -> None:
     def send() -> str:
         try:
