@@ -47,7 +47,8 @@ def duration(text: str) -> datetime.timedelta:
 class Command(BridgeCommand):
     help = (
         "Deletes the runs that ended longer ago than their keep time, those whose cleanup "
-        "deadline has passed, and what runs have over their limits; ends runs whose lease has "
+        "deadline has passed, those that a publish made and nobody has ended for "
+        "KEEP_SILENT_SECONDS, and what runs have over their limits; ends runs whose lease has "
         "expired. Other runs that go on are never touched."
     )
 
