@@ -40,7 +40,7 @@ def find(using: str) -> list[int]:
     To find them is to look once at every run there is, in queries of :data:`RUNS_AT_ONCE`.
     That takes microseconds for each, which is too much for every sweep of a server.
     """
-    found = set()
+    found: set[int] = set()
     for model in (Event, EventKey):
         query = _NEXT_RUNS.format(table=model._meta.db_table)
         page: list[tuple[int, bool]] = [(0, True)]

@@ -19,7 +19,7 @@ LAYERS = {
     0: ["exceptions", "runs", "events"],
     1: [
         *["alarm", "cursor", "sse", "socket_frames", "tail", "follow", "arguments", "bridge"],
-        *["background", "closing", "green_threads", "sync", "redaction"],
+        *["background", "closing", "green_threads", "sync", "redaction", "unreadable"],
     ],
     2: [
         *["complaints", "event_data", "lifecycle", "commit_times", "conf", "models", "ownership"],
@@ -157,6 +157,7 @@ TESTED_BY = {
     "tasks": "acceptance/test_celery.py",
     "transactions": "contract/test_transactions.py",
     "transactional": "contract/test_transactions.py",
+    "unreadable": "contract/test_holes.py",
     "urls": "integration/test_views.py",
     "users": "integration/test_access.py",
     "slots": "integration/test_writer.py",
