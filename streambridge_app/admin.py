@@ -356,6 +356,6 @@ def _indented(text: str) -> str:
             left -= len(piece)
             if left < 0:
                 return text
-    except RecursionError:
+    except (ValueError, RecursionError):  # no JSON: somebody has changed the row by hand
         return text
     return "".join(pieces)

@@ -12,11 +12,12 @@ import abc
 import asyncio
 import contextlib
 import datetime
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import background
+from . import background, unreadable
 from . import cursor as cursors
 from .arguments import check_delay, check_iterable, check_limit
 from .cursor import Cursor
@@ -32,6 +33,8 @@ from .exceptions import (
 )
 from .follow import End, Gap, Heartbeat, Item
 from .runs import CANCELLED, ERROR, SUCCESS, RunState
+from .tail import Batch
+from .unreadable import Unreadable
 
 if TYPE_CHECKING:
     from .sync import SyncStreamBridge
@@ -180,7 +183,8 @@ class StreamBridge(abc.ABC):
         Yield every event after the cursor once and in order, then follow the run to its end.
 
         Yields ``HEARTBEAT_SENTINEL`` in silence, ``END_SENTINEL`` once and last, and a
-        :class:`GapEvent` before a replay that can't be whole. The run need not exist yet.
+        :class:`GapEvent` before a replay that can't be whole, and in the place of events whose rows
+        somebody has deleted, or has changed to what is no JSON. The run need not exist yet.
 
         Args:
             run_id: the run.
@@ -192,7 +196,9 @@ class StreamBridge(abc.ABC):
             InvalidRunId, InvalidCursor, ValueError: at the call.
         """
         return _unbatched(
-            self.follow(run_id, last_event_id=last_event_id, heartbeat_interval=heartbeat_interval)
+            self,
+            run_id,
+            self.follow(run_id, last_event_id=last_event_id, heartbeat_interval=heartbeat_interval),
         )
 
     async def events(
@@ -233,10 +239,10 @@ class StreamBridge(abc.ABC):
                 elif isinstance(item, End):
                     break
                 else:
-                    events = [event for batch in item for event in batch.events()]
                     left = limit - sum(not isinstance(one, GapEvent) for one in found)
-                    found += events[:left]
-                    if len(events) >= left or item[-1].last >= run.head:
+                    events, count = await _parsed(self, run_id, item, left)
+                    found += events
+                    if count == left or item[-1].last >= run.head:
                         break
         return found
 
@@ -559,7 +565,9 @@ def left(run_id: str) -> RunEnded:
     return RunEnded(f"This producer has left the run {run_id!r}, which ends with its block.")
 
 
-async def _unbatched(items: AsyncGenerator[Item]) -> AsyncGenerator[StreamEvent]:
+async def _unbatched(
+    bridge: StreamBridge, run_id: str, items: AsyncGenerator[Item]
+) -> AsyncGenerator[StreamEvent]:
     try:
         async for item in items:
             if isinstance(item, Heartbeat):
@@ -570,7 +578,47 @@ async def _unbatched(items: AsyncGenerator[Item]) -> AsyncGenerator[StreamEvent]
                 yield END_SENTINEL
             else:
                 for batch in item:
-                    for event in batch.events():
-                        yield event
+                    after = 0
+                    while after < batch.last:
+                        try:
+                            for event in batch.events(after):
+                                yield event
+                            break
+                        except Unreadable as error:
+                            after = error.last
+                            gap = _gap(bridge, run_id, batch, error)
+                        yield await gap
     finally:
         await items.aclose()
+
+
+async def _parsed(
+    bridge: StreamBridge, run_id: str, batches: Iterable[Batch], most: int
+) -> tuple[list[StreamEvent], int]:
+    """Return events with the gaps before and between them, and how many that are without gaps."""
+    found: list[StreamEvent] = []
+    count = 0
+    for batch in batches:
+        after = 0
+        while after < batch.last and count < most:
+            try:
+                for event in itertools.islice(batch.events(after), most - count):
+                    found.append(event)
+                    count += 1
+                break
+            except Unreadable as error:
+                after = error.last
+                gap = _gap(bridge, run_id, batch, error)
+            found.append(await gap)
+    return found, count
+
+
+async def _gap(bridge: StreamBridge, run_id: str, batch: Batch, error: Unreadable) -> GapEvent:
+    """Name events whose data is no JSON, and return the gap that takes their place."""
+    unreadable.name(str(run_id), batch.epoch, error.first, error.last)
+    head = batch.last
+    with contextlib.suppress(RunNotFound, LogUnavailable):
+        run = await bridge.get_run(run_id)
+        if run.epoch == batch.epoch:
+            head = max(head, run.head)
+    return unreadable.gap(batch.epoch, error.first, error.last, head)

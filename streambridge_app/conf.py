@@ -267,6 +267,14 @@ class Settings:
         help="Callable that is given a value of data that nothing else can express, and returns "
         "what to publish in its place; it raises `TypeError` if it can't either.",
     )
+    KEEP_SILENT_SECONDS: Option[float | None] = Option(
+        2_592_000.0,
+        number=28,
+        **_seconds(none="ever"),
+        help="Seconds without an event after which a run that was never ended is deleted, if a "
+        "publish made it and nothing else is known of it: no owner, no lease, nothing that "
+        "`create_run` was given beside the id.",
+    )
 
 
 OPTIONS: dict[str, Option[Any]] = {

@@ -1,7 +1,8 @@
 """
 The log of every run: runs are created and claimed here, and events appended.
 
-With ``advance``, ``liveness`` and ``retention`` it is the only one that writes its tables.
+With ``advance``, ``liveness``, ``retention`` and ``orphans`` it is the only one that writes its
+tables.
 
 All functions are synchronous, work on the caller's connection to the database ``using``, and
 leave transactions to the caller unless they say otherwise. An event gets its number under the

@@ -18,9 +18,11 @@ from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.signals import pre_delete
 from django.utils import timezone
 
+from .conf import streambridge_settings
 from .log import not_found
 from .models import EpochFloor, Event, EventKey, Run
 from .patience import is_patient, limit_waits
+from .runs import RUNNING
 
 DELETE_BATCH: Final = 5_000
 """Events deleted in one transaction."""
@@ -188,6 +190,51 @@ def kept_long_enough(
                 runs.filter(keep__isnull=True, owner__isnull=is_unowned, ended_at__lt=before)
             )
     return queries
+
+
+def silent(using: str, now: datetime.datetime, keep: datetime.timedelta) -> list[QuerySet[Run]]:
+    """
+    Return the runs that go on without a word, and of which nobody ever said anything.
+
+    Such a run was made by a publish: to an id that was mistyped, or whose run had been deleted.
+    Nobody will end it. A run that has an owner, a lease, or anything else that ``create_run`` is
+    told is somebody's, however long it is silent.
+
+    Args:
+        using: alias of the database.
+        now: the time.
+        keep: how long such a run is kept after its last event.
+    """
+    before = _before(now, keep)
+    if before is None:
+        return []
+    # Of a newest event that is not there nobody knows the age. Its time is read by a subquery of
+    # one value: PostgreSQL might answer EXISTS by reading all events. And it must be there to be
+    # old: who waits for a run's lock sees the run's new head, but not the event that came with it.
+    newest = Event.objects.using(using).filter(run_id=OuterRef("id"), seq=OuterRef("head"))
+    runs = Run.objects.using(using).alias(spoke_at=Subquery(newest.values("created_at")))
+    return [
+        runs.filter(
+            Q(head=0) | Q(spoke_at__lt=before),
+            _is_default("max_events", streambridge_settings.MAX_RUN_EVENTS),
+            _is_default("max_bytes", streambridge_settings.MAX_RUN_BYTES),
+            status=RUNNING,
+            created_at__lt=before,
+            run_id__isnull=False,
+            delete_at__isnull=True,
+            owner__isnull=True,
+            lease_ms__isnull=True,
+            generation=0,
+            cancel_after_ms__isnull=True,
+            keep__isnull=True,
+            metadata_json="{}",
+        )
+    ]
+
+
+def _is_default(limit: str, setting: int | None) -> Q:
+    unlimited = Q(**{f"{limit}__isnull": True})
+    return unlimited if setting is None else unlimited | Q(**{limit: setting})
 
 
 def ended_before(

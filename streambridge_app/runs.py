@@ -88,7 +88,10 @@ def error_in(event: str, data: str) -> dict[str, str] | None:
     """
     if event != "error":
         return None
-    error = json.loads(data)
+    try:
+        error = json.loads(data)
+    except (ValueError, RecursionError):  # somebody has changed the row by hand
+        return None
     if isinstance(error, dict) and error.keys() == {"error", "message"}:
         return {name: str(text) for name, text in error.items()}
     return None

@@ -104,7 +104,9 @@ def past_keep(using: str, older_than: datetime.timedelta | None = None) -> Seque
         kept = retention.ended_before(using, now, older_than)
     else:
         kept = retention.kept_long_enough(using, _settled_before(), *_keep_times())
-    return [retention.due(using, now), *kept]
+    silence = _duration(streambridge_settings.KEEP_SILENT_SECONDS)
+    silent = () if silence is None else retention.silent(using, _settled_before(), silence)
+    return [retention.due(using, now), *kept, *silent]
 
 
 def _settled_before() -> datetime.datetime:

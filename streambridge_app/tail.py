@@ -8,7 +8,7 @@ client of the process and encodes its frames at most once. Nothing here does I/O
 from __future__ import annotations
 
 import bisect
-import json
+import itertools
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +16,7 @@ from typing import Final
 
 from . import cursor, socket_frames, sse
 from .events import StreamEvent
+from .unreadable import Unreadable, decode, is_readable
 
 JOINED: Final = 8
 """Small batches of a tail that become one, once as many newer ones follow."""
@@ -122,10 +123,29 @@ class Batch:
             self._grow(size)
         return self._sse
 
-    def events(self) -> Iterator[StreamEvent]:
-        """Yield the events, each with data of its own that the caller may change."""
-        for seq, (name, text) in enumerate(zip(self.names, self.data, strict=True), self.first):
-            yield StreamEvent(f"{self.epoch}-{seq}", name, json.loads(text))
+    def events(self, after: int = 0) -> Iterator[StreamEvent]:
+        """
+        Yield the events after a number, each with data of its own that the caller may change.
+
+        Raises:
+            Unreadable: the data of the next event, or of several, is no JSON.
+        """
+        skip = max(0, after + 1 - self.first)
+        rows: Iterator[tuple[str, str]] = zip(self.names, self.data, strict=True)
+        if skip:
+            rows = itertools.islice(rows, skip, None)
+        for seq, (name, text) in enumerate(rows, self.first + skip):
+            try:
+                data = decode(text)
+            except ValueError:
+                raise self._unreadable(seq) from None
+            yield StreamEvent(f"{self.epoch}-{seq}", name, data)
+
+    def _unreadable(self, first: int) -> Unreadable:
+        last = first
+        while last < self.last and not is_readable(self.data[last + 1 - self.first]):
+            last += 1
+        return Unreadable(first, last)
 
     def socket_frames(self, run_id: str) -> list[str]:
         """Return the events as WebSocket frames of their run, encoded on the first call."""

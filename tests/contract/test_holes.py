@@ -8,7 +8,7 @@ import logging
 import pytest
 from django.db import transaction
 
-from streambridge_app import get_bridge, get_sync_bridge, holes, registry
+from streambridge_app import get_bridge, get_sync_bridge, holes, registry, unreadable
 from streambridge_app.models import Event, Run
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
@@ -21,6 +21,7 @@ GAP = "gap"
 @pytest.fixture(autouse=True)
 def _nothing_told(monkeypatch):
     monkeypatch.setattr(holes, "_told", {})
+    monkeypatch.setattr(unreadable, "_told", {})
 
 
 @pytest.fixture
@@ -203,6 +204,72 @@ async def test_what_no_client_could_read_is_a_gap(bridge, rows, warnings, change
     assert _short(await replay(bridge, "run")) == [1, 2, (GAP, 2, None, 5)]
     assert len(warnings()) == 2
     await bridge.close()
+
+
+NO_JSON = ["no json", "[1,", "", "NaN", "{'a': 1}", "1 2", '"a', "-"]
+
+
+@pytest.mark.parametrize("text", NO_JSON)
+async def test_one_line_that_is_no_json_is_a_gap_to_who_has_it_parsed(bridge, rows, caplog, text):
+    await _ended(bridge, 6)
+    await rows().change(2, 4, 5, data=text)
+    for _ in range(2):
+        expected = [1, (GAP, 1, 3, 6), 3, (GAP, 3, 6, 6), 6]
+        assert _short(await replay(bridge, "run")) == expected
+        assert _short(await bridge.events("run")) == expected
+    epoch = (await bridge.get_run("run")).epoch
+    said = [one.getMessage() for one in caplog.records if "no JSON" in one.getMessage()]
+    assert [message.split(" is no JSON")[0] for message in said] == [
+        f"The data of the event {epoch}-2 of the run 'run'",
+        f"The data of the events {epoch}-4 to {epoch}-5 of the run 'run'",
+    ]
+    await rows().change(6, data=text)
+    bridge = await _again(bridge)
+    assert _short(await replay(bridge, "run")) == [1, (GAP, 1, 3, 6), 3, (GAP, 3, None, 6)]
+    await bridge.close()
+
+
+async def test_a_gap_at_the_end_of_a_page_says_what_is_left(bridge_with, rows):
+    async with bridge_with(PAGE_EVENTS=3) as bridge:
+        await _ended(bridge, 7)
+        await rows().change(3, 4, data="no json")
+        found = _short(await replay(bridge, "run"))
+        assert found == [1, 2, (GAP, 2, 4, 7), (GAP, 3, 5, 7), 5, 6, 7]
+
+
+async def test_pages_of_events_go_on_behind_what_is_no_json(bridge, rows):
+    await _ended(bridge, 7)
+    await rows().change(1, 2, 4, 7, data="no json")
+    found, after = [], None
+    for _ in range(3):
+        page = await bridge.events("run", last_event_id=after, limit=1)
+        found += _short(page)
+        after = page[-1].id
+    assert found == [(GAP, 0, 3, 7), 3, (GAP, 3, 5, 7), 5, 6]
+    assert _short(await bridge.events("run", last_event_id=after)) == [(GAP, 6, None, 7)]
+    assert _short(await bridge.events("run", limit=3))[-1] == 6
+
+
+async def test_a_reader_goes_on_while_the_log_does_not(bridge, rows):
+    """Nothing is known of the head then but what was read."""
+    await _ended(bridge, 3)
+    await rows().change(2, data="no json")
+    async with client(bridge, "run") as reader:
+        assert _short(await reader.take(1)) == [1]
+        await bridge.cleanup("run")
+        assert _short(await reader.rest()) == [(GAP, 1, 3, 3), 3]
+
+
+@pytest.mark.parametrize("status", ["error", "lost"])
+async def test_the_end_of_a_run_whose_error_is_no_json_has_no_error(bridge, rows, status):
+    await publish(bridge, "run", 1)
+    await bridge.publish_end("run", status=status, error=ValueError("wrong"))
+    await rows().change(2, data="no json")
+    assert (await bridge.get_run("run")).error is None
+    assert _short(await replay(bridge, "run")) == [1, (GAP, 1, None, 2)]
+    async with contextlib.aclosing(bridge.follow("run", last_event_id="now")) as items:
+        end = await anext(items)
+    assert (end.status, end.error) == (status, None)
 
 
 async def _again(bridge):

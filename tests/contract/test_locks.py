@@ -2,18 +2,21 @@
 
 import asyncio
 import contextlib
+import datetime
 import re
 import threading
 
 import pytest
 from django.db import connections, transaction
+from django.utils import timezone
 
-from streambridge_app import get_sync_bridge, patience
+from streambridge_app import get_sync_bridge, patience, retention
 from streambridge_app.commit_times import commit_time
 from streambridge_app.exceptions import LogUnavailable
 from streambridge_app.log_threads import own_connection
-from streambridge_app.models import Run
+from streambridge_app.models import Event, Run
 from streambridge_app.recovery import Appender, Locked
+from streambridge_app.sweeper import sweep
 from streambridge_app.writes import Write
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
@@ -330,3 +333,34 @@ def test_the_users_own_lock_timeout_says_what_happened(stack):
             bridge.publish("run", "number", 1)
     finally:
         other.close()
+
+
+@pytest.mark.parametrize("events", [0, 3])
+async def test_an_event_that_is_being_committed_keeps_a_silent_run(
+    bridge, stack, holding, in_thread, monkeypatch, events
+):
+    monkeypatch.setattr(retention, "LOCK_PATIENCE", 30_000)
+    await bridge.create_run("run")
+    await publish(bridge, "run", events)
+    old = timezone.now() - datetime.timedelta(days=31)
+    await Run.objects.using(stack.database).aupdate(created_at=old)
+    await Event.objects.using(stack.database).aupdate(created_at=old)
+
+    def whole_pass():
+        try:
+            return list(sweep(stack.database))
+        finally:
+            connections.close_all()
+
+    def waits():
+        with connections[stack.database].cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            return cursor.fetchone()[0] > 0
+
+    async with holding("run"):
+        sweeping = asyncio.ensure_future(asyncio.to_thread(whole_pass))
+        await async_wait_until(lambda: in_thread(waits), 10, "the sweep to come to the lock")
+    async with deadline():
+        assert await sweeping == []
+    await bridge.publish_end("run")
+    assert data(await replay(bridge, "run")) == [*range(1, events + 1), "held"]

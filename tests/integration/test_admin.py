@@ -244,6 +244,12 @@ def test_data_that_indentation_would_make_enormous_is_shown_as_it_is(admin: Clie
     assert nested in text(admin, page_of(run))
 
 
+def test_data_that_somebody_has_broken_by_hand_is_shown_as_it_is(admin: Client) -> None:
+    run = make_run("run", 0)
+    Event.objects.update(data="no json")
+    assert "no json" in text(admin, page_of(run))
+
+
 # Permissions
 
 

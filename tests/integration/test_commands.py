@@ -409,6 +409,26 @@ def test_tail_tells_of_a_gap(start: Start, as_json: bool) -> None:
         assert f"Gap: not all that was asked for is in the log; going on with {epoch}-3." in err
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_tail_tells_of_data_that_is_no_json(start: Start, as_json: bool) -> None:
+    bridge = get_sync_bridge()
+    for n in range(1, 4):
+        bridge.publish("run", "update", n)
+    Event.objects.filter(seq=2).update(data="no json")
+    bridge.publish_end("run")
+    epoch = bridge.get_run("run").epoch
+    status, out, err = finish(start("tail", "run", *["--json"] * as_json))
+    assert status == 0
+    if as_json:
+        _, gap, after, _ = map(json.loads, out.splitlines())
+        ids = {"requested": f"{epoch}-1", "earliest": f"{epoch}-3", "latest": f"{epoch}-3"}
+        assert gap == {"id": "", "event": "__gap__", "data": ids}
+        assert after["id"] == f"{epoch}-3"
+    else:
+        assert f"{epoch}-2  update  no json\n" in out
+        assert f"The data of the event {epoch}-2 is no JSON.\n" in err
+
+
 @pytest.mark.parametrize("ended", ["error", "cancelled", "lost"])
 def test_tail_fails_with_the_run(start: Start, ended: str) -> None:
     get_sync_bridge().publish_end("run", status=ended)

@@ -52,6 +52,7 @@ WRONG_VALUES: dict[str, Any] = {
     "MAX_RUN_BYTES": 1.5,
     "TUNE_GC": 1,
     "ENCODER": len,
+    "KEEP_SILENT_SECONDS": 0,
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 from streambridge_app.cursor import Verdict
 from streambridge_app.events import StreamEvent
 from streambridge_app.tail import JOINED, SMALL, Batch, Tail
+from streambridge_app.unreadable import Unreadable
 
 
 def batch(first, last, size=1):
@@ -51,6 +52,22 @@ def test_events_have_data_of_their_own():
     assert first == StreamEvent("500-1", "a", [1])
     first.data.append(2)
     assert second.data == [1]
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[1", "NaN", "[-Infinity]"])
+def test_events_stop_before_data_that_is_no_json(text):
+    one = Batch(500, 3, ["a"] * 6, ["3", text, text, "6", "7", text])
+    events = one.events()
+    assert next(events).data == 3
+    with pytest.raises(Unreadable) as caught:
+        next(events)
+    assert (caught.value.first, caught.value.last) == (4, 5)
+    events = one.events(5)
+    assert [next(events).id, next(events).id] == ["500-6", "500-7"]
+    with pytest.raises(Unreadable) as caught:
+        next(events)
+    assert (caught.value.first, caught.value.last) == (8, 8)
+    assert list(one.events(8)) == []
 
 
 def test_frames_are_encoded_once():

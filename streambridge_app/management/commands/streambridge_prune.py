@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from django.core.management.base import CommandError, CommandParser
 
-from ... import retention
+from ... import orphans, retention
 from ...backends.channel_layer import ChannelLayerBridge
 from ...log_threads import guarded
 from ...registry import get_bridge
@@ -47,8 +47,10 @@ def duration(text: str) -> datetime.timedelta:
 class Command(BridgeCommand):
     help = (
         "Deletes the runs that ended longer ago than their keep time, those whose cleanup "
-        "deadline has passed, and what runs have over their limits; ends runs whose lease has "
-        "expired. Other runs that go on are never touched."
+        "deadline has passed, those that a publish made and nobody has ended for "
+        "KEEP_SILENT_SECONDS, and what runs have over their limits; ends runs whose lease has "
+        "expired; and deletes what is left of runs that are gone. Other runs that go on are never "
+        "touched."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -67,11 +69,14 @@ class Command(BridgeCommand):
             raise CommandError("The runs of this backend are not in the database.")
         using, older_than = bridge.using, options["older_than"]
         total = sum(guarded(using, query.count) for query in past_keep(using, older_than))
+        orphaned = guarded(using, orphans.find, using)
+        total += len(orphaned)
         if options["dry_run"]:
             limited = len(guarded(using, retention.over_limits, using))
             trims = f" and trim {_count(limited, 'run')}" if limited else ""
             self.stdout.write(f"Would delete {_count(total, 'run')}{trims}.")
             return
+        guarded(using, orphans.adopt, orphaned, using)
         progress = _Progress(self, total)
         steps = sweep_alone(using, bridge.committed, older_than)
         while (step := guarded(using, next, steps, None)) is not None:

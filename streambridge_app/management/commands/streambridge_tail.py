@@ -23,6 +23,7 @@ from ...follow import End, Gap, Heartbeat, Item
 from ...registry import get_bridge, get_sync_bridge
 from ...runs import SUCCESS
 from ...tail import Batch
+from ...unreadable import gap, is_readable
 from ..base import BridgeCommand, awaited
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -82,9 +83,11 @@ class Command(BridgeCommand):
             if item.status == SUCCESS:
                 self.remark(f"The run {run_id!r} ended as {item.status}.")
         elif not isinstance(item, Heartbeat):
-            self._write(
-                f"{row.id}  {_harmless(row.name)}  {_harmless(row.data)}" for row in _rows(item)
-            )
+            rows = list(_rows(item))
+            self._write(f"{row.id}  {_harmless(row.name)}  {_harmless(row.data)}" for row in rows)
+            for row in rows:
+                if not is_readable(row.data):
+                    self.remark(f"The data of the event {row.id} is no JSON.")
 
     def _show_json(self, run_id: str, item: Item) -> None:
         if isinstance(item, Gap):
@@ -95,7 +98,7 @@ class Command(BridgeCommand):
         elif isinstance(item, Heartbeat):
             return
         else:
-            rows = _rows(item)
+            rows = _readable_rows(item)
         self._write(
             _harmless(f'{{"id": "{row.id}", "event": {json.dumps(row.name)}, "data": {row.data}}}')
             for row in rows
@@ -109,13 +112,24 @@ class _Row(NamedTuple):
     id: str
     name: str
     data: str
-    """One line of JSON text."""
+    """One line of JSON text, if nobody has changed it by hand."""
 
 
 def _rows(batches: Sequence[Batch]) -> Iterator[_Row]:
     for batch in batches:
         for seq, (name, data) in enumerate(zip(batch.names, batch.data, strict=True), batch.first):
             yield _Row(f"{batch.epoch}-{seq}", name, data)
+
+
+def _readable_rows(batches: Sequence[Batch]) -> Iterator[_Row]:
+    """Yield a gap in the place of each row whose data would break the line of JSON."""
+    for row in _rows(batches):
+        if is_readable(row.data):
+            yield row
+        else:
+            epoch, seq = map(int, row.id.split("-"))
+            instead = gap(epoch, seq, seq, batches[-1].last)
+            yield _Row("", GAP_EVENT, json.dumps(instead.data))
 
 
 def _harmless(text: str) -> str:
