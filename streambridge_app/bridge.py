@@ -566,7 +566,7 @@ def left(run_id: str) -> RunEnded:
 
 
 async def _unbatched(
-    bridge: StreamBridge, run_id: str, items: AsyncGenerator[Item]
+    bridge: StreamBridge, run_id: RunId, items: AsyncGenerator[Item]
 ) -> AsyncGenerator[StreamEvent]:
     try:
         async for item in items:
@@ -593,7 +593,7 @@ async def _unbatched(
 
 
 async def _parsed(
-    bridge: StreamBridge, run_id: str, batches: Iterable[Batch], most: int
+    bridge: StreamBridge, run_id: RunId, batches: Iterable[Batch], most: int
 ) -> tuple[list[StreamEvent], int]:
     """Return events with the gaps before and between them, and how many that are without gaps."""
     found: list[StreamEvent] = []
@@ -613,7 +613,7 @@ async def _parsed(
     return found, count
 
 
-async def _gap(bridge: StreamBridge, run_id: str, batch: Batch, error: Unreadable) -> GapEvent:
+async def _gap(bridge: StreamBridge, run_id: RunId, batch: Batch, error: Unreadable) -> GapEvent:
     """Name events whose data is no JSON, and return the gap that takes their place."""
     unreadable.name(str(run_id), batch.epoch, error.first, error.last)
     head = batch.last
