@@ -19,8 +19,19 @@ The database's clock is the clock of all leases: all processes share it.
 LONGEST_WAIT: Final = 86_400_000
 """Milliseconds beside a lease that an append leaves to a released run: a day, for slow queues."""
 
+RENEWAL: Final = 5_000
+"""
+Milliseconds from one renewal of a lease to the next, or a third of a shorter one.
+
+So that a worker which is gone is known to be silent long before its lease is over.
+"""
+
+_LEFT_WHEN_DUE: Final = (
+    f"CASE WHEN lease_ms < {3 * RENEWAL} THEN lease_ms * 2 / 3 ELSE lease_ms - {RENEWAL} END"
+)
+
 LEASE_IS_FRESH: Final = {
-    vendor: f"(lease_expires - {now} BETWEEN lease_ms * 2 / 3 AND lease_ms)"
+    vendor: f"(lease_expires - {now} BETWEEN {_LEFT_WHEN_DUE} AND lease_ms)"
     for vendor, now in NOW.items()
 }
 """
@@ -30,7 +41,7 @@ More than a lease is left after the clock has jumped back.
 """
 
 LEASE_WILL_DO: Final = {
-    vendor: f"(lease_expires - {now} BETWEEN lease_ms * 2 / 3 AND lease_ms + {LONGEST_WAIT})"
+    vendor: f"(lease_expires - {now} BETWEEN {_LEFT_WHEN_DUE} AND lease_ms + {LONGEST_WAIT})"
     for vendor, now in NOW.items()
 }
 """

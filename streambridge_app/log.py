@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Subquery, Value
+from django.db.models.expressions import RawSQL
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -376,7 +377,9 @@ def state(run_id: str, using: str) -> RunState:
     Raises:
         RunNotFound: no run has this id.
     """
-    run = Run.objects.using(using).filter(run_id=run_id).first()
+    clock = RawSQL(NOW[connections[using].vendor], ())  # noqa: S611 - one of two texts
+    found = Run.objects.using(using).annotate(clock=clock).filter(run_id=run_id)
+    run = found.first()
     if run is None:
         raise not_found(run_id)
     return RunState(
@@ -392,7 +395,15 @@ def state(run_id: str, using: str) -> RunState:
         cancel_requested=run.cancel_requested_at is not None,
         generation=run.generation,
         error=_error_of(run, using),
+        silent_seconds=_silence_of(run, run.clock),
     )
+
+
+def _silence_of(run: Run, now: int) -> float | None:
+    """Return for how long nobody has renewed the lease of a run; ``now`` in milliseconds."""
+    if run.lease_ms is None or run.lease_expires is None:
+        return None
+    return max(0, run.lease_ms - (run.lease_expires - now)) / 1000
 
 
 def _error_of(run: Run, using: str) -> dict[str, str] | None:

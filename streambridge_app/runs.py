@@ -62,6 +62,9 @@ class RunState:
     error: dict[str, str] | None = None
     """Why it failed, as ``{"error": type, "message": text}``; None if it did not, gave no reason,
     or that event was trimmed."""
+    silent_seconds: float | None = None
+    """Seconds since its producer was last heard of, by an event or by the renewal of its lease;
+    None if it has no lease or has ended. A handle that lives renews every 5 seconds."""
 
     @property
     def ended(self) -> bool:

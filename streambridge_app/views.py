@@ -233,5 +233,6 @@ def _public(run: RunState) -> dict[str, Any]:
         "ended_at": run.ended_at,
         "cancel_requested": run.cancel_requested,
         "error": run.error,
+        "silent_seconds": run.silent_seconds,
         "metadata": run.metadata,
     }

@@ -92,6 +92,15 @@ class _Run:
         failed = self.status not in (RUNNING, SUCCESS) and self.names
         return error_in(self.names[-1], self.data[-1]) if failed else None
 
+    @property
+    def silent_seconds(self) -> float | None:
+        """Seconds since somebody published or held a handle; None without a lease."""
+        if self.status != RUNNING or math.isinf(self.lease):
+            return None
+        if self.handles:
+            return 0.0
+        return max(0.0, self.lease - (self.lease_expires - time.monotonic()))
+
     def renew(self) -> None:
         """Let it last for its length from now on; the wait that a release asked for is no less."""
         self.lease_expires = max(self.lease_expires, time.monotonic() + self.lease)
@@ -186,6 +195,7 @@ class MemoryBridge(StreamBridge):
                 cancel_requested=run.cancel_requested,
                 generation=run.generation,
                 error=run.error,
+                silent_seconds=run.silent_seconds,
             )
 
     async def publish(

@@ -429,6 +429,7 @@ async def test_state(client: AsyncClient) -> None:
         "ended_at": None,
         "cancel_requested": False,
         "error": None,
+        "silent_seconds": None,
         "metadata": {"title": "ä", "n": [1]},
     }
 
