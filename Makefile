@@ -1,12 +1,16 @@
 PYTHON ?= python3
 VENV ?= .venv
+LOCK ?= requirements.txt
 PORT ?= 8000
 ARGS ?=
+PIP_LOG = $(VENV)/pip.log
 SECONDS ?= 600
 SEED ?= 1
 
 bin := $(VENV)/bin
 lock_venv := .venv-lock
+demo_venv := .venv-demo
+demo_lock := project/requirements.txt
 
 .PHONY: help demo test chaos bench check lock clean python venv chromium
 
@@ -14,10 +18,11 @@ help: ## show this list (the default)
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 14
 	@echo 'Set PYTHON= and VENV= to use another interpreter, PORT= for the demo, ARGS= for pytest or uv.'
 
-demo: venv ## serve the demo on 127.0.0.1, port 8000 or PORT=
-	@$(bin)/python manage.py migrate --verbosity 0
+demo: ## serve the demo on 127.0.0.1, port 8000 or PORT=
+	@$(MAKE) --no-print-directory venv VENV=$(demo_venv) LOCK=$(demo_lock) PIP_LOG=
+	@$(demo_venv)/bin/python manage.py migrate --verbosity 0
 	@echo 'StreamBridge demo: http://127.0.0.1:$(PORT)/ (Ctrl-C ends it)'
-	@exec $(bin)/python -m daphne \
+	@exec $(demo_venv)/bin/python -m daphne \
 		-e tcp:port=$(PORT):interface=127.0.0.1:backlog=2048 project.asgi:application
 
 # All tests run in three parts at once: they wait more than they compute, and each has servers of its own.
@@ -51,12 +56,15 @@ check: venv ## check format, lint and types
 	$(bin)/python -m ruff check .
 	$(bin)/python -m mypy
 
-lock: python ## write requirements.txt from pyproject.toml; ARGS=--upgrade takes newer versions
+lock: python ## write what to install from pyproject.toml; ARGS=--upgrade takes newer versions
 	@$(PYTHON) -m venv --clear $(lock_venv)
 	@$(lock_venv)/bin/python -m pip install --quiet uv
-	@$(lock_venv)/bin/uv pip compile pyproject.toml --all-extras --group dev \
-		--universal --python-version 3.11 --generate-hashes \
-		--custom-compile-command 'make lock' --quiet --output-file requirements.txt $(ARGS)
+	@for what in "dev $(LOCK)" "demo $(demo_lock) --constraint $(LOCK)"; do \
+		set -- $$what; group=$$1 file=$$2; shift 2; \
+		$(lock_venv)/bin/uv pip compile pyproject.toml --all-extras --group $$group \
+			--universal --python-version 3.11 --generate-hashes \
+			--custom-compile-command 'make lock' --quiet --output-file $$file "$$@" $(ARGS) || exit 1; \
+	done
 	@rm -rf $(lock_venv)
 
 clean: ## remove the environments, the demo's database and all caches
@@ -75,12 +83,12 @@ python:
 # The stamp says which interpreter and which lock the environment was made from, and is written last: an installation
 # that was interrupted is made anew.
 venv: python
-	@want="$$($(PYTHON) -c 'import sys; print(sys.base_prefix, sys.version)') $$(cksum < requirements.txt)"; \
+	@want="$$($(PYTHON) -c 'import sys; print(sys.base_prefix, sys.version)') $$(cksum < $(LOCK))"; \
 	if [ "$$(cat $(VENV)/stamp 2>/dev/null)" != "$$want" ]; then \
-		echo 'Installing requirements.txt into $(VENV)'; \
+		echo 'Installing $(LOCK) into $(VENV)'; \
 		$(PYTHON) -m venv --clear $(VENV) && \
-		{ $(bin)/python -m pip install --require-hashes -r requirements.txt >$(VENV)/pip.log 2>&1 || \
-			{ cat $(VENV)/pip.log >&2; exit 1; }; } && \
+		{ $(bin)/python -m pip install --require-hashes -r $(LOCK) $(if $(PIP_LOG),>$(PIP_LOG) 2>&1) || \
+			{ $(if $(PIP_LOG),cat $(PIP_LOG) >&2;) exit 1; }; } && \
 		echo "$$want" >$(VENV)/stamp; \
 	fi
 
