@@ -429,12 +429,13 @@ def request_cancel(run_id: str, using: str) -> None:
         .update(cancel_requested_at=Coalesce("cancel_requested_at", Value(timezone.now())))
     )
     if not asked:
-        if _exists(run_id, using):
+        if exists(run_id, using):
             raise RunEnded(f"The run {run_id!r} has ended; there is nothing left to cancel.")
         raise not_found(run_id)
 
 
-def _exists(run_id: str, using: str) -> bool:
+def exists(run_id: str, using: str) -> bool:
+    """Return whether there is a run with this id."""
     return Run.objects.using(using).filter(run_id=run_id).exists()
 
 

@@ -80,9 +80,29 @@ class SyncStreamBridge:
         return self._run(self._bridge.get_run(run_id))
 
     def publish(
-        self, run_id: RunId, event: str, data: Any = None, *, key: str | None = None
+        self,
+        run_id: RunId,
+        event: str,
+        data: Any = None,
+        *,
+        key: str | None = None,
+        at_once: bool = False,
     ) -> None:
-        """Append an event to a run: see :meth:`StreamBridge.publish`."""
+        """
+        Append an event to a run: see :meth:`StreamBridge.publish`.
+
+        Where the log is in the database, it belongs to the caller's transaction, if there is one.
+
+        Args:
+            run_id, event, data, key: as there.
+            at_once: commit the event by itself, on a connection of the bridge, whatever becomes of
+                the caller's transaction: for a view under ``ATOMIC_REQUESTS``, for one.
+
+        Raises:
+            InsideTransaction: with ``at_once``, what it needs is the caller's transaction's: the
+                run itself, or on SQLite the whole database.
+            What :meth:`StreamBridge.publish` raises.
+        """
         refuse_event_loop("publish")
         self._run(self._bridge.publish(run_id, event, data, key=key))
 

@@ -20,7 +20,7 @@ from . import log, retention
 from .arguments import check_delay, check_keep
 from .event_data import encode_data
 from .events import RunId, check_event_name, check_key, check_run_id
-from .exceptions import RunEnded
+from .exceptions import InsideTransaction, RunEnded
 from .lifecycle import new_end, new_run
 from .log_threads import guarded_on, guarded_repeatable
 from .pipelined import PipelinedSyncProducer
@@ -85,9 +85,19 @@ class TransactionalBridge(SyncStreamBridge):
         return guarded_repeatable(self._using, log.state, check_run_id(run_id), self._using)
 
     def publish(
-        self, run_id: RunId, event: str, data: Any = None, *, key: str | None = None
+        self,
+        run_id: RunId,
+        event: str,
+        data: Any = None,
+        *,
+        key: str | None = None,
+        at_once: bool = False,
     ) -> None:
         refuse_event_loop("publish")
+        if at_once and in_transaction(connections[self._using]):
+            self._refuse_to_wait(check_run_id(run_id))
+            super().publish(run_id, event, data, key=key)
+            return
         self._append(
             Write(
                 check_run_id(run_id),
@@ -149,6 +159,25 @@ class TransactionalBridge(SyncStreamBridge):
         """Raise InsideTransaction if what it does could wait for the caller's transaction."""
         refuse(connections[self._using], what)
 
+    def _refuse_to_wait(self, run_id: str) -> None:
+        """Raise InsideTransaction if another connection would wait for the caller's to write."""
+        connection = connections[self._using]
+        if connection.vendor == "sqlite" or is_manual(connection):
+            refuse(connection, "publish(…, at_once=True)")
+        elif self._is_changed_by(connection, run_id):
+            raise InsideTransaction(
+                "publish(…, at_once=True) would wait for its own caller: the open transaction has "
+                f"made the run {run_id!r} or published to it. Publish to it before the transaction "
+                "begins, or in it."
+            )
+
+    def _is_changed_by(self, connection: BaseDatabaseWrapper, run_id: str) -> bool:
+        for _, callback, *_ in connection.run_on_commit:
+            if isinstance(callback, partial) and _tells_of(run_id, callback):
+                return True
+        made = guarded_on(connection, log.exists, run_id, self._using)
+        return made and not self._run(self._bridge.run_exists(run_id))
+
     def _append(self, write: Write) -> None:
         self._bridge.check_open()
         connection = connections[self._using]  # once: each look for it takes a hundredth
@@ -174,3 +203,9 @@ class TransactionalBridge(SyncStreamBridge):
         connection = connections[self._using]
         self._joins(connection)
         return guarded_on(connection, function, *args, **kwargs)
+
+
+def _tells_of(run_id: str, callback: partial[Any]) -> bool:
+    """Return whether a callback at the commit is ours, and about this run."""
+    told = getattr(callback.func, "__func__", None) is TransactionalBridge._committed
+    return told and callback.args[0][0].run_id == run_id

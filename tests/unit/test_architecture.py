@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -357,3 +358,13 @@ def test_the_error_tree_in_the_docstring_is_the_classes():
     assert {
         name: tuple(base.__name__ for base in error.__bases__) for name, error in defined.items()
     } == {name: ("StreamBridgeError", kind) for name, kind in drawn.items()}
+
+
+def test_the_demo_installs_some_of_what_is_tested():
+    def pins(path):
+        text = (TESTS.parent / path).read_text()
+        return set(re.findall(r"^([a-z0-9.\[\]-]+==[^ ]+)", text, re.MULTILINE))
+
+    demo = pins("project/requirements.txt")
+    assert demo < pins("requirements.txt")
+    assert not [pin for pin in demo if pin.startswith(("pytest", "mypy", "playwright", "uvicorn"))]
