@@ -183,8 +183,9 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """Characters of names and data: near enough to bytes to bound messages by."""
-        return sum(map(len, self.data)) + sum(map(len, self.names))
+        """Bytes of names and data as UTF-8."""
+        text = "".join([*self.names, *self.data])
+        return len(text) if text.isascii() else len(text.encode())
 
 
 class Tail:

@@ -320,3 +320,8 @@ def test_a_tail_that_nobody_has_is_gone_with_its_batches(memory):
         assert tracemalloc.get_traced_memory()[0] < BOUND / 4
     finally:
         gc.enable()
+
+
+def test_size_of_a_batch_is_that_of_its_utf8():
+    assert Batch(1, 1, ["name", "Grüße"], ["1", '"☃"']).size == 4 + 7 + 1 + 5
+    assert Batch(1, 1, ["name"], ["1"]).size == 5
