@@ -259,13 +259,18 @@ class StreamBridge(abc.ABC):
             RunNotFound: it was deleted meanwhile.
             InvalidRunId, LogUnavailable.
         """
-        async with asyncio.timeout(timeout):
-            items = self.follow(run_id, last_event_id="now")
-            async with contextlib.aclosing(items):
-                async for item in items:
-                    if isinstance(item, End):
-                        break
-            return await self.get_run(run_id)
+        try:
+            async with asyncio.timeout(timeout):
+                items = self.follow(run_id, last_event_id="now")
+                async with contextlib.aclosing(items):
+                    async for item in items:
+                        if isinstance(item, End):
+                            break
+                return await self.get_run(run_id)
+        except TimeoutError as error:
+            if timeout is None:
+                raise  # somebody else's
+            raise TimeoutError(f"The run {run_id!r} has not ended in {timeout:g} s.") from error
 
     async def run_exists(self, run_id: RunId) -> bool:
         """

@@ -22,7 +22,7 @@ from django.db import connections
 
 from . import background
 from .exceptions import InsideTransaction
-from .transactions import may_block_others
+from .transactions import may_block_others, with_hint
 
 ANSWER_SECONDS: Final = 1.0
 """Seconds for which a thread may be too busy to answer: it may be waiting for this very call."""
@@ -53,7 +53,7 @@ async def refuse_transaction_of(caller: Executor, using: str) -> None:
     A cancellation here leaves a question behind whose answer nobody takes.
     """
     try:
-        asked = caller.submit(_is_inside, using)
+        asked = caller.submit(_refusal, using)
     except RuntimeError:  # nobody waits any more
         return
     answer = asyncio.wrap_future(asked)
@@ -61,14 +61,18 @@ async def refuse_transaction_of(caller: Executor, using: str) -> None:
     if not answer.done():
         answer.cancel()
         return
-    if answer.result():
-        raise InsideTransaction(
-            "The async API commits by itself, on a connection of its own: the thread that waits "
-            f"for this call by async_to_sync() is inside a transaction (database {using!r}), which "
-            "it could wait for in turn. Call get_sync_bridge() there, which joins the transaction, "
-            "or make this call after the transaction."
-        )
+    if refusal := answer.result():
+        raise refusal
 
 
-def _is_inside(using: str) -> bool:
-    return may_block_others(connections[using])
+def _refusal(using: str) -> InsideTransaction | None:
+    connection = connections[using]
+    if not may_block_others(connection):
+        return None
+    error = InsideTransaction(
+        "The async API commits by itself, on a connection of its own: the thread that waits "
+        f"for this call by async_to_sync() is inside a transaction (database {using!r}), which "
+        "it could wait for in turn. Call get_sync_bridge() there, which joins the transaction, "
+        "or make this call after the transaction."
+    )
+    return with_hint(error, connection)

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from . import background, closing
 from .arguments import check_iterable
 from .bridge import Producer, StreamBridge, named
+from .cursor import Cursor
 from .events import RunId, StreamEvent
 from .exceptions import InsideEventLoop, RunNotFound
+from .follow import Item
 from .runs import SUCCESS, RunState
 
 T = TypeVar("T")
@@ -155,6 +157,26 @@ class SyncStreamBridge:
             self._run,
         )
 
+    def follow(
+        self,
+        run_id: RunId,
+        *,
+        last_event_id: str | Cursor | None = None,
+        heartbeat_interval: float = 15.0,
+        epoch: int | None = None,
+    ) -> Generator[Item]:
+        """Yield a run in batches: see :meth:`StreamBridge.follow`."""
+        refuse_event_loop("follow", blocks=True)
+        return _blocking(
+            self._bridge.follow(
+                run_id,
+                last_event_id=last_event_id,
+                heartbeat_interval=heartbeat_interval,
+                epoch=epoch,
+            ),
+            self._run,
+        )
+
     def request_cancel(self, run_id: RunId) -> None:
         """Ask the producer of a run to stop: see :meth:`StreamBridge.request_cancel`."""
         refuse_event_loop("request_cancel")
@@ -243,7 +265,7 @@ class SyncProducer:
         self._run(self._producer.__aexit__(exc_type, exc, traceback))
 
 
-def _blocking(events: Any, run: Runner) -> Generator[StreamEvent]:
+def _blocking(events: AsyncGenerator[T], run: Runner) -> Generator[T]:
     try:
         while True:
             refuse_event_loop("subscribe", _FOLLOW, blocks=True)
@@ -276,5 +298,5 @@ def refuse_event_loop(call: str, instead: str | None = None, *, blocks: bool = F
     raise InsideEventLoop(
         f"{call}() of the sync API blocks its thread, and an event loop runs in this one. Write "
         f"`{instead or f'await get_bridge().{call}(…)'}` instead, or call it in another thread, "
-        "by asyncio.to_thread() for example."
+        "by sync_to_async() for example."
     )

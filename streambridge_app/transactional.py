@@ -8,7 +8,7 @@ itself there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -20,14 +20,14 @@ from . import log, retention
 from .arguments import check_delay, check_keep
 from .event_data import encode_data
 from .events import RunId, check_event_name, check_key, check_run_id
-from .exceptions import InsideTransaction, RunEnded
+from .exceptions import InsideTransaction, LogUnavailable, RunEnded, RunNotFound
 from .lifecycle import new_end, new_run
 from .log_threads import guarded_on, guarded_repeatable
 from .pipelined import PipelinedSyncProducer
 from .runs import SUCCESS, RunState
 from .signals import send_signals
 from .sync import SyncProducer, SyncStreamBridge, refuse_event_loop
-from .transactions import in_transaction, is_manual, join, refuse
+from .transactions import in_transaction, is_manual, join, refuse, with_hint
 from .writes import Write, Written
 
 if TYPE_CHECKING:
@@ -51,6 +51,12 @@ class TransactionalBridge(SyncStreamBridge):
     def __init__(self, bridge: ChannelLayerBridge) -> None:
         super().__init__(bridge)
         self._using = bridge.using
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            return super()._run(coroutine)
+        except (LogUnavailable, RunNotFound) as error:
+            raise with_hint(error, connections[self._using]) from error.__cause__
 
     def create_run(
         self,

@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .exceptions import InsideTransaction
+
+E = TypeVar("E", bound=Exception)
 
 _test_cases_count = True
 
@@ -43,10 +45,13 @@ def overlooking_test_cases() -> Iterator[None]:
 
 
 def _in_block(connection: BaseDatabaseWrapper) -> bool:
-    if not connection.in_atomic_block:
-        return False
+    return connection.in_atomic_block and (_test_cases_count or not _is_test_case(connection))
+
+
+def _is_test_case(connection: BaseDatabaseWrapper) -> bool:
+    blocks = connection.atomic_blocks
     # Django's own mark, by which it lets durable blocks be in a test's.
-    return _test_cases_count or not getattr(connection.atomic_blocks[-1], "_from_testcase", False)
+    return bool(blocks) and getattr(blocks[-1], "_from_testcase", False)
 
 
 def is_manual(connection: BaseDatabaseWrapper) -> bool:
@@ -74,11 +79,24 @@ def refuse(connection: BaseDatabaseWrapper, what: str) -> None:
     """Raise InsideTransaction if what commits by itself could wait for the caller's transaction."""
     if may_block_others(connection):
         where = "a manual transaction" if is_manual(connection) else "transaction.atomic()"
-        raise InsideTransaction(
-            f"{what} commits by itself, on a connection of its own: inside {where} it could "
-            "wait for its own caller. Use it outside, or publish with "
-            "get_sync_bridge().publish(), which joins the transaction."
+        raise with_hint(
+            InsideTransaction(
+                f"{what} commits by itself, on a connection of its own: inside {where} it could "
+                "wait for its own caller. Use it outside, or publish with "
+                "get_sync_bridge().publish(), which joins the transaction."
+            ),
+            connection,
         )
+
+
+def with_hint(error: E, connection: BaseDatabaseWrapper) -> E:
+    """Add to an error, where a test runs in a transaction, what lets it see what that has."""
+    if _is_test_case(connection):
+        error.add_note(
+            "This is a test in a transaction, as TestCase has: put StreamBridgeTestMixin of "
+            "streambridge_app.testing first, or use a TransactionTestCase."
+        )
+    return error
 
 
 def join(connection: BaseDatabaseWrapper) -> bool:

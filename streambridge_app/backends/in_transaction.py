@@ -36,7 +36,7 @@ from ..conf import streambridge_settings
 from ..cursor import Cursor
 from ..event_data import encode_data
 from ..events import RunId, check_event_name, check_key, check_run_id
-from ..exceptions import InsideTransaction, RunEnded, RunNotFound
+from ..exceptions import InsideTransaction, LogUnavailable, RunEnded, RunNotFound
 from ..follow import Item, follow
 from ..handover import extend_lease
 from ..lifecycle import new_end, new_run
@@ -215,7 +215,7 @@ class InTransactionBridge(StreamBridge):
         """Call a function that uses the database on the thread on which the ORM would."""
         if self.closed:
             raise closed()
-        call = partial(guarded, self.using, function, *args, **kwargs)
+        call = partial(_guarded, self.using, function, *args, **kwargs)
         calls = _calls.get()
         if calls is not None:
             done: Future[T] = Future()
@@ -238,6 +238,11 @@ class InTransactionBridge(StreamBridge):
             return await self.read(function, *args, **kwargs)
         finally:
             self._wake()
+
+    def committed(self, written: Sequence[Written]) -> None:
+        """Tell of what was written past the bridge: clients, and receivers of signals."""
+        self._wake()
+        send_signals(written)
 
     def add_waker(self, waker: Callable[[], None]) -> None:
         """Have ``waker`` called after each write, from whatever thread."""
@@ -386,6 +391,19 @@ class _Source:
         finally:
             self._bridge.remove_waker(waker)
         await self.refresh()
+
+
+def _guarded(using: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    try:
+        return guarded(using, function, *args, **kwargs)
+    except LogUnavailable as error:
+        if error.locked:
+            error.add_note(
+                "A test's transaction belongs to its thread: another one, of asyncio.to_thread() "
+                "too, sees nothing of it, and waits for it. Use sync_to_async() there, or a "
+                "TransactionTestCase."
+            )
+        raise
 
 
 def _append(write: Write, using: str) -> Written:

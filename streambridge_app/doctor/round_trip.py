@@ -12,7 +12,6 @@ from django.db import transaction
 
 from ..backends.channel_layer import ChannelLayerBridge
 from ..bridge import StreamBridge
-from ..conf import streambridge_settings
 from ..events import END_SENTINEL, HEARTBEAT_SENTINEL
 from ..registry import get_bridge, get_sync_bridge
 from .check import Visit, in_thread
@@ -35,9 +34,9 @@ async def check_round_trip(visit: Visit) -> Found:
     bridge = get_bridge()
     if not isinstance(bridge, ChannelLayerBridge):
         raise Failed(
-            f"STREAMBRIDGE['BACKEND'] is {streambridge_settings.BACKEND}, and only the default "
-            "one is known to reach other processes",
-            "Leave BACKEND out in a deployment; the memory backend is for unit tests.",
+            f"The bridge of this process is a {type(bridge).__name__}, and only the default one is "
+            "known to reach other processes",
+            "Leave STREAMBRIDGE['BACKEND'] out in a deployment; the others are for tests.",
         )
     run_id = f"{PREFIX}{uuid.uuid4().hex}"
     try:

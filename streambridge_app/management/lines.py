@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, Final, NamedTuple, Self
 
@@ -126,6 +126,16 @@ def read_lines(fd: int, limit: int, signals: Signals) -> Iterator[Line | None]:
             raise LineTooLong(number)
     if line:
         yield _line(number, line, limit)
+
+
+def iterate_lines(stream: Iterable[str], limit: int) -> Iterator[Line]:
+    """
+    Yield the lines of text that is no file's, as tests put it in the place of standard input.
+
+    Args and errors are those of :func:`read_lines`.
+    """
+    for number, text in enumerate(stream, 1):
+        yield _line(number, bytearray(text.removesuffix("\n").encode()), limit)
 
 
 def _line(number: int, content: bytearray, limit: int) -> Line:

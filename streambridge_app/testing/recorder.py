@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import Iterable
 from typing import Any, Final
@@ -13,11 +14,11 @@ from unittest.mock import ANY
 
 from ..event_data import encode_data
 from ..events import HEARTBEAT_SENTINEL, StreamEvent
-from ..exceptions import InvalidEvent
+from ..exceptions import InvalidEvent, RunNotFound
 from ..registry import get_bridge, get_sync_bridge
+from ..runs import SUCCESS, RunState
 
-PAGE: Final = 1000
-"""Events that are asked for at a time."""
+ALL: Final = sys.maxsize
 
 LOOK_SECONDS: Final = 0.1
 """Seconds between two looks at the clock."""
@@ -30,28 +31,26 @@ class Recorder:
     """
     Looks at the events of runs.
 
-    A run is given by its id, or by whatever has a ``run_id``: a ``Run``, a handle. Data equals what
-    comes back from the log: a date is its text, a tuple a list; ``unittest.mock.ANY`` equals all.
-    The methods that begin with ``a`` are for async tests.
+    A run is given by its id, or by what has one: a ``Run``, a handle, Celery's result of a task.
+    Data equals what comes back from the log: a date is its text, a tuple a list;
+    ``unittest.mock.ANY`` equals all. The methods that begin with ``a`` are for async tests.
     """
 
     def events(self, run: Any) -> list[StreamEvent]:
-        """Return all events of a run, in order; RunNotFound if there is no such run."""
-        found: list[StreamEvent] = []
-        while page := get_sync_bridge().events(
-            _id(run), last_event_id=found[-1].id if found else None, limit=PAGE
-        ):
-            found += page
-        return found
+        """Return all events that a run has, in order; none if there is no such run."""
+        try:
+            found = get_sync_bridge().events(_id(run), limit=ALL)
+        except RunNotFound:
+            return []
+        return [one for one in found if one.id]
 
     async def aevents(self, run: Any) -> list[StreamEvent]:
-        """Return all events of a run, in order; RunNotFound if there is no such run."""
-        found: list[StreamEvent] = []
-        while page := await get_bridge().events(
-            _id(run), last_event_id=found[-1].id if found else None, limit=PAGE
-        ):
-            found += page
-        return found
+        """Return all events that a run has, in order; none if there is no such run."""
+        try:
+            found = await get_bridge().events(_id(run), limit=ALL)
+        except RunNotFound:
+            return []
+        return [one for one in found if one.id]
 
     def assert_published(self, run: Any, event: str, data: Any = ANY) -> StreamEvent:
         """Return the first event of a run with this name and data; AssertionError if none is."""
@@ -68,6 +67,20 @@ class Recorder:
     async def aassert_not_published(self, run: Any, event: str, data: Any = ANY) -> None:
         """Raise AssertionError if a run has an event with this name and data."""
         _none(run, await self.aevents(run), event, data)
+
+    def assert_ended(self, run: Any, status: str = SUCCESS) -> RunState:
+        """Return the state of a run; AssertionError if it has not ended with this status."""
+        try:
+            return _ended(run, status, get_sync_bridge().get_run(_id(run)))
+        except RunNotFound as error:
+            raise AssertionError(str(error)) from error
+
+    async def aassert_ended(self, run: Any, status: str = SUCCESS) -> RunState:
+        """Return the state of a run; AssertionError if it has not ended with this status."""
+        try:
+            return _ended(run, status, await get_bridge().get_run(_id(run)))
+        except RunNotFound as error:
+            raise AssertionError(str(error)) from error
 
     def wait_for(
         self, run: Any, event: str, data: Any = ANY, *, timeout: float = 5.0
@@ -116,7 +129,7 @@ class Recorder:
 
 
 def _id(run: Any) -> Any:
-    return getattr(run, "run_id", run)
+    return getattr(run, "run_id", getattr(run, "task_id", run))
 
 
 def _is(one: StreamEvent, event: str, data: Any) -> bool:
@@ -145,6 +158,13 @@ def _none(run: Any, events: list[StreamEvent], event: str, data: Any) -> None:
             raise AssertionError(f"The run {_id(run)!r} has {_named(event, data)}: {one.id}.")
 
 
+def _ended(run: Any, status: str, state: RunState) -> RunState:
+    if state.status != status:
+        why = f" by {state.error}" if state.error else ""
+        raise AssertionError(f"The run {_id(run)!r} is {state.status!r}{why}, not {status!r}.")
+    return state
+
+
 def _missing(run: Any, events: Iterable[StreamEvent], event: str, data: Any) -> AssertionError:
     return AssertionError(f"The run {_id(run)!r} has no {_named(event, data)}. {_shown(events)}")
 
@@ -165,5 +185,5 @@ def _shown(events: Iterable[StreamEvent]) -> str:
     lines = [f"  {one.event} {one.data!r:.200}" for one in events if one.id]
     if not lines:
         return "It has none at all."
-    more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join(["It has:", *lines[:SHOWN], *more])
+    before = [f"  {len(lines) - SHOWN} more, and"] if len(lines) > SHOWN else []
+    return "\n".join(["It has:", *before, *lines[-SHOWN:]])

@@ -40,15 +40,17 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 
 # What the page says of other tests, by names that tell which run they belong to.
 MORE = """
+import io
 import threading
+from unittest import mock
 
-import pytest
-from django.db import transaction
+from django.core.management import call_command
+from django.db import connection, connections, transaction
 from django.test import TestCase, TransactionTestCase
 
 from streambridge_app import get_bridge, get_sync_bridge
 from streambridge_app.contrib.celery import stream
-from streambridge_app.exceptions import InsideTransaction
+from streambridge_app.exceptions import InsideTransaction, LogUnavailable
 from streambridge_app.testing import StreamBridgeTestMixin
 from .tasks import write_report
 
@@ -67,6 +69,30 @@ class BlockTests(StreamBridgeTestMixin, TestCase):
         get_sync_bridge().publish("run", "page", 1)
 
     test_and_this_one = test_each_test_is_empty
+
+    def test_commands(self):
+        with mock.patch("sys.stdin", io.StringIO("one\\ntwo\\n")):
+            call_command("streambridge_publish", "lines", verbosity=0)
+        out = io.StringIO()
+        call_command("streambridge_tail", "lines", stdout=out, verbosity=0)
+        self.assertIn('{"line":"two"}', out.getvalue())
+        call_command("streambridge_prune", "--dry-run", stdout=out)
+        self.assertIn("Would delete 0 runs", out.getvalue())
+
+    def test_thread_is_told_why_it_waits(self):
+        get_sync_bridge().publish("run", "page", 1)
+        errors = []
+        def work():
+            try:
+                get_sync_bridge().publish("run", "page", 2)
+            except LogUnavailable as error:
+                errors.append(error)
+            connections.close_all()
+        if connection.vendor == "sqlite":
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+            self.assertIn("belongs to its thread", errors[0].__notes__[0])
 
     async def test_async_test(self):
         async with get_bridge().producer("run") as run:
@@ -87,6 +113,27 @@ class CommittingTests(StreamBridgeTestMixin, TransactionTestCase):
         with get_sync_bridge().producer("run") as run:
             run.publish("page", 1)
         self.assertEqual([e.data for e in get_sync_bridge().subscribe("run")], [1, None])
+"""
+
+WITHOUT_MIXIN = """
+from asgiref.sync import async_to_sync
+from django.test import TestCase
+
+from streambridge_app import get_bridge, get_sync_bridge
+from streambridge_app.exceptions import InsideTransaction, LogUnavailable, RunNotFound
+
+class Tests(TestCase):
+    def check(self, call, *arguments):
+        with self.assertRaises((InsideTransaction, LogUnavailable, RunNotFound)) as failed:
+            call(*arguments)
+        self.assertIn("StreamBridgeTestMixin", failed.exception.__notes__[0])
+
+    def test_errors_name_the_mixin(self):
+        bridge = get_sync_bridge()
+        bridge.publish("run", "page", 1)
+        self.check(bridge.producer, "run")
+        self.check(bridge.events, "run")
+        self.check(async_to_sync(get_bridge().publish), "run", "page", 2)
 """
 
 PYTEST_ONLY = """
@@ -155,6 +202,7 @@ DATABASES = {{"default": {{
     write(tmp_path, "pytest.ini", "[pytest]\nDJANGO_SETTINGS_MODULE = mysite.settings\n")
     write(tmp_path, "reports/__init__.py", "")
     write(tmp_path, "reports/tests_more.py", MORE)
+    write(tmp_path, "reports/tests_without_mixin.py", WITHOUT_MIXIN)
     write(tmp_path, "reports/test_pytest_only.py", PYTEST_ONLY)
     for name, code in FILES.items():
         if name != TASKS or django.VERSION >= (6,):
@@ -188,11 +236,11 @@ def write(directory: Path, name: str, text: str) -> None:
 
 
 def test_the_page_with_djangos_test_runner(run: Run) -> None:
-    modules = ["reports.tests", "reports.tests_more"]
+    modules = ["reports.tests", "reports.tests_more", "reports.tests_without_mixin"]
     if django.VERSION >= (6,):
         modules.append("reports.test_django_tasks")
     out = run("manage.py", "test", "--noinput", *modules)
-    assert f"Ran {9 + (django.VERSION >= (6,))} tests" in out, out
+    assert f"Ran {12 + (django.VERSION >= (6,))} tests" in out, out
 
 
 def test_the_page_with_pytest(run: Run) -> None:
@@ -201,7 +249,7 @@ def test_the_page_with_pytest(run: Run) -> None:
     if django.VERSION >= (6,):
         files.append(TASKS)
     out = run("-m", "pytest", "-p", "no:cacheprovider", "-q", *files)
-    assert f"{19 + (django.VERSION >= (6,))} passed" in out, out
+    assert f"{21 + (django.VERSION >= (6,))} passed" in out, out
 
 
 @pytest.mark.parametrize("case", [TestCase, TransactionTestCase])

@@ -9,7 +9,6 @@ import pytest
 from pytest_django import Settings
 
 from streambridge_app import SyncStreamBridge, get_bridge, get_sync_bridge
-from streambridge_app.exceptions import RunNotFound
 from streambridge_app.testing import Recorder
 from tests.conftest import MEMORY
 
@@ -26,8 +25,7 @@ def test_events_of_more_than_a_page(bridge: SyncStreamBridge) -> None:
     with bridge.producer("run") as run:
         run.publish_all("number", range(2001))
     assert [event.data for event in recorder.events(run)] == list(range(2001))
-    with pytest.raises(RunNotFound):
-        recorder.events("other")
+    assert recorder.events("other") == []
 
 
 def test_data_is_compared_as_it_comes_back(bridge: SyncStreamBridge) -> None:
@@ -54,11 +52,32 @@ def test_failures_show_what_there_is(bridge: SyncStreamBridge) -> None:
         recorder.assert_not_published("run", "page")
     for number in range(30):
         bridge.publish("run", "token", number)
-    with pytest.raises(AssertionError, match="and 11 more"):
+    with pytest.raises(AssertionError, match=r"It has:\n  11 more, and\n  token 10"):
         recorder.assert_published("run", "word")
     bridge.create_run("empty")
     with pytest.raises(AssertionError, match="It has none at all"):
         recorder.assert_published("empty", "word")
+
+
+def test_trimmed_and_missing_runs(bridge: SyncStreamBridge) -> None:
+    bridge.publish("run", "page", 1)
+    bridge.trim("run", keep=0)
+    assert recorder.events("run") == []
+    recorder.assert_not_published("other", "page")
+    with pytest.raises(AssertionError, match=r"'other' has no event 'page'\. It has none at all"):
+        recorder.assert_published("other", "page")
+
+
+def test_how_a_run_ended(bridge: SyncStreamBridge) -> None:
+    bridge.create_run("run")
+    with pytest.raises(AssertionError, match="'run' is 'running', not 'success'"):
+        recorder.assert_ended("run")
+    bridge.publish_end("run", error=ValueError("no paper"))
+    assert recorder.assert_ended("run", "error").error["message"] == "no paper"
+    with pytest.raises(AssertionError, match=r"'error' by .*no paper.*, not 'success'"):
+        recorder.assert_ended("run")
+    with pytest.raises(AssertionError, match="no run with the id 'other'"):
+        recorder.assert_ended("other")
 
 
 def test_waiting_for_another_thread(bridge: SyncStreamBridge) -> None:
@@ -84,6 +103,8 @@ async def test_the_same_in_async_tests(settings: Settings) -> None:
     assert [event.data for event in await recorder.aevents("run")] == [1]
     await recorder.aassert_published("run", "page", 1)
     await recorder.aassert_not_published("run", "word")
+    with pytest.raises(AssertionError, match="is 'running'"):
+        await recorder.aassert_ended("run")
     assert (await recorder.await_for("run", "page", timeout=60)).data == 1
     with pytest.raises(AssertionError, match=r"in 0\.1 s"):
         await recorder.await_for("run", "word", timeout=0.1)

@@ -16,6 +16,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from ... import orphans, retention
 from ...backends.channel_layer import ChannelLayerBridge
+from ...backends.in_transaction import InTransactionBridge
 from ...log_threads import guarded
 from ...registry import get_bridge
 from ...sweeper import Swept, past_keep, sweep_alone
@@ -65,7 +66,7 @@ class Command(BridgeCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         bridge = get_bridge()
-        if not isinstance(bridge, ChannelLayerBridge):
+        if not isinstance(bridge, ChannelLayerBridge | InTransactionBridge):
             raise CommandError("The runs of this backend are not in the database.")
         using, older_than = bridge.using, options["older_than"]
         total = sum(guarded(using, query.count) for query in past_keep(using, older_than))

@@ -23,7 +23,7 @@ from ...registry import get_sync_bridge
 from ...sync import SyncStreamBridge
 from ..base import BridgeCommand
 from ..child import Child
-from ..lines import Line, LineTooLong, Signals, Stopped, read_lines
+from ..lines import Line, LineTooLong, Signals, Stopped, iterate_lines, read_lines
 
 CANNOT_START: Final = 127
 """Exit status for a command that can't be started, as shells have it."""
@@ -147,7 +147,12 @@ def _source(
 ) -> Iterator[Iterator[Line | None]]:
     """Open what is to be published; on leaving, raise CommandFailed if the command did."""
     if command is None:
-        yield read_lines(sys.stdin.fileno(), limit, signals)
+        try:
+            fd = sys.stdin.fileno()
+        except OSError:
+            yield iterate_lines(sys.stdin, limit)
+        else:
+            yield read_lines(fd, limit, signals)
         return
     try:
         child = Child(command)

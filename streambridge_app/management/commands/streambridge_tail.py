@@ -20,11 +20,11 @@ from django.core.management.base import CommandError, CommandParser
 from ...events import END_SENTINEL, GAP_EVENT
 from ...exceptions import RunNotFound
 from ...follow import End, Gap, Heartbeat, Item
-from ...registry import get_bridge, get_sync_bridge
+from ...registry import get_sync_bridge
 from ...runs import SUCCESS
 from ...tail import Batch
 from ...unreadable import gap, is_readable
-from ..base import BridgeCommand, awaited
+from ..base import BridgeCommand
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """What a terminal could take for a command; JSON itself escapes only a part of it."""
@@ -53,11 +53,11 @@ class Command(BridgeCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         run_id = options["run"]
-        items = get_bridge().follow(run_id, last_event_id=options["after"])
+        items = get_sync_bridge().follow(run_id, last_event_id=options["after"])
         show = self._show_json if options["json"] else self._show
         try:
             self._remark_missing(run_id)
-            for item in awaited(items):
+            for item in items:
                 show(run_id, item)
                 self.stdout.flush()
                 if isinstance(item, End) and item.status != SUCCESS:
