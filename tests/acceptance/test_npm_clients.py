@@ -12,19 +12,40 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Route, async_playwright
 
 from streambridge_app import get_bridge
 from streambridge_app.access import make_run_token
-from tests.services import HOST, TIMEOUT_SCALE, AsgiServer, async_wait_until, packaged
+from tests.services import HOST, TIMEOUT_SCALE, AsgiServer, async_wait_until, chromium, packaged
 
 PROGRAMS = Path(__file__).parent / "npm"
 EVENTS = 8
+CLOSED = 2
+"""``EventSource.CLOSED``"""
+
 CUT_AFTER = 700
 """Bytes of the first answer that arrive: its head and some of its events."""
 
 STOPPING = ["eventsource", "eventsource-client", "fetch-event-source"]
 ENDLESS = ["event-source-polyfill", "reconnecting-eventsource"]
 """Those that come back whatever the answer is, until their page closes them."""
+
+HTMX = """
+<!doctype html>
+<script>
+  window.sources = [];
+  window.EventSource = class extends EventSource {
+    constructor(...options) { super(...options); sources.push(this); }
+  };
+  document.addEventListener("htmx:sseClose", (event) => { window.closedBy = event.detail.type; });
+</script>
+<script src="/npm/htmx.org/dist/htmx.js"></script>
+<script src="/npm/htmx-ext-sse/dist/sse.js"></script>
+<body hx-ext="sse" sse-connect="%s" sse-close="end">
+  <p sse-swap="step" hx-swap="beforeend"></p>
+</body>
+"""
+"""A page by htmx 2, which without sse-close comes back for ever, and without a cursor."""
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -147,4 +168,32 @@ async def test_a_client_hears_everything_once_and_stops(
                 process.kill()
                 await process.wait()
     assert [json.loads(line) for line in out.splitlines()] == expected
+    assert cutter.connections >= 2
+
+
+async def test_htmx_stops_where_its_page_says_so(programs: Path, server: AsgiServer) -> None:
+    def package_file(route: Route) -> Path:
+        return programs / "node_modules" / route.request.url.partition("/npm/")[2]
+
+    await ended_run("htmx")
+    stream = f"/runs/htmx/stream?token={make_run_token('htmx')}"
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    async with Cutter(server.port).listening() as cutter, async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=options)
+        page = await browser.new_page()
+        site = f"http://{HOST}:{cutter.port}"
+        await page.route(
+            f"{site}/page",
+            lambda route: route.fulfill(body=HTMX % stream, content_type="text/html"),
+        )
+        await page.route(f"{site}/npm/**", lambda route: route.fulfill(path=package_file(route)))
+        await page.goto(f"{site}/page")
+        await page.wait_for_function("window.closedBy", timeout=30_000 * TIMEOUT_SCALE)
+        heard, closed_by, states = await page.evaluate(
+            "[document.querySelector('p').innerText, closedBy, sources.map((s) => s.readyState)]"
+        )
+        await browser.close()
+
+    assert heard == "".join(map(str, range(1, EVENTS + 1)))
+    assert (closed_by, set(states)) == ("message", {CLOSED})
     assert cutter.connections >= 2
