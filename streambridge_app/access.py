@@ -83,8 +83,8 @@ class Authorizer:
         ):
             return False
         permission = f"streambridge_app.{codename}"
-        if hasattr(user, "ahas_perm"):
-            return bool(await user.ahas_perm(permission))
+        # Not ahas_perm: Django's own knows nothing of an overridden has_perm, nor of backends that
+        # have no such method. Only staff come this far.
         return hasattr(user, "has_perm") and bool(await sync_to_async(user.has_perm)(permission))
 
 

@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator
+import re
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -70,6 +71,25 @@ INTERNAL_ERROR: Final = REFUSED + 500
 logger = logging.getLogger("streambridge")
 
 
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""Source: RFC 9110, section 5.6.2."""
+
+
+def _chosen_subprotocol(scope: Mapping[str, Any]) -> str | None:
+    """
+    Return the first subprotocol that a client offers: a browser hangs up where none is chosen.
+
+    None if the offer is not what it seems: Daphne decodes percent signs in it, and then refuses
+    what the client has not offered to the letter.
+    """
+    offered = [value for name, value in scope["headers"] if name == b"sec-websocket-protocol"]
+    literal = {text.strip() for text in b",".join(offered).decode("latin-1").split(",")}
+    for text in scope.get("subprotocols") or ():
+        if text in literal and _TOKEN.fullmatch(text):
+            return str(text)
+    return None
+
+
 class _Consumer(AsyncWebsocketConsumer):
     """What both routes share."""
 
@@ -102,8 +122,7 @@ class _Consumer(AsyncWebsocketConsumer):
     async def connect(self) -> None:
         query = self.scope.get("query_string", b"").decode("latin-1")
         self.query = parse_qs(query)
-        # A browser closes a socket none of whose subprotocols is chosen.
-        await self.accept(next(filter(None, self.scope.get("subprotocols") or ()), None))
+        await self.accept(_chosen_subprotocol(self.scope))
         self.connection = OpenConnection(self._leave)
 
     def _leave(self) -> None:

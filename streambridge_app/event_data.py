@@ -21,6 +21,9 @@ from .plain_data import to_plain
 MAX_ERROR_LENGTH: Final = 16_384
 """Characters of an error's message; the rest is cut."""
 
+MAX_ERROR_DATA: Final = 8 * MAX_ERROR_LENGTH
+"""Characters of its JSON, of which an escaped one takes six; a type's name is shorter."""
+
 
 _unicode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))

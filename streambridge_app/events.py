@@ -20,6 +20,7 @@ MAX_NAME_LENGTH: Final = 255
 MAX_KEY_LENGTH: Final = 255
 MAX_RUN_ID_LENGTH: Final = 200
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
+_DOT_SEGMENTS: Final = frozenset({".", ".."})
 _AFTER_RUN_ID: Final = ("/", "/stream", "/cancel")
 """How an address goes on after the run id: an id that ends so has the address of another run."""
 _LINE_END: Final = re.compile("[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
@@ -89,8 +90,8 @@ def check_run_id(run_id: object) -> str:
 
     Raises:
         InvalidRunId: not text, empty, over 200 characters, with control characters, with
-            surrogates that UTF-8 can't carry, or without an address of its own: ``.``, ``..``,
-            and what ends in ``/``, ``/stream`` or ``/cancel``.
+            surrogates that UTF-8 can't carry, or without an address of its own: what has ``.`` or
+            ``..`` between slashes, and what ends in ``/``, ``/stream`` or ``/cancel``.
     """
     if type(run_id) is str:
         return _checked_run_id(run_id)
@@ -114,11 +115,11 @@ def _checked_run_id(run_id: str) -> str:
         raise InvalidRunId(f"A run id must not have control characters: {run_id!r}.")
     if not run_id.isascii() and not is_utf8(run_id):
         raise InvalidRunId(f"A run id must be encodable as UTF-8: {run_id!r}.")
-    if run_id in (".", ".."):
+    if not _DOT_SEGMENTS.isdisjoint(run_id.split("/")):
         # https://url.spec.whatwg.org/#double-dot-path-segment: written as %2E too.
         raise InvalidRunId(
-            f"A run id must not be {run_id!r}: browsers take that out of addresses. Put another "
-            "character before it."
+            f"A run id must not be '.' or '..', nor have it between slashes: {run_id!r}. Browsers "
+            "take that out of addresses, and ask for something else then."
         )
     if run_id.endswith(_AFTER_RUN_ID):
         raise InvalidRunId(

@@ -24,13 +24,14 @@ from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Subquery, Value
 from django.db.models.expressions import RawSQL
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, Length
 from django.utils import timezone
 
 from .advance import advance
 from .bridge import fenced
 from .conf import streambridge_settings
 from .dialects import NOW, among, listed
+from .event_data import MAX_ERROR_DATA
 from .exceptions import ProducerFenced, RunEnded, RunExists, RunNotFound
 from .liveness import lease_clock
 from .models import EpochFloor, Event, EventKey, Run
@@ -410,8 +411,9 @@ def _error_of(run: Run, using: str) -> dict[str, str] | None:
     """Return why a run failed, if its last event says so."""
     if run.status in (RUNNING, SUCCESS):
         return None
-    last = Event.objects.using(using).filter(run_id=run.id, seq=run.head)
-    found = last.values_list("event", "data").first()
+    last = Event.objects.using(using).filter(run_id=run.id, seq=run.head, event="error")
+    short = last.alias(length=Length("data")).filter(length__lte=MAX_ERROR_DATA)
+    found = short.values_list("event", "data").first()
     return None if found is None else error_in(*found)
 
 

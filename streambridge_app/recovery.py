@@ -255,7 +255,9 @@ def _at_fault(write: Write, error: InvalidEvent) -> InvalidEvent | InvalidRunId:
     """Return the error of a write whose text the database can't hold."""
     if write.run_id.isascii() or not "".join([*write.names, *write.data]).isascii():
         return error
-    return InvalidRunId(str(error))
+    fault = InvalidRunId(str(error))
+    fault.__cause__ = error
+    return fault
 
 
 def _unknown(failure: Exception) -> LogUnavailable:

@@ -38,6 +38,9 @@ _TABLE: Final[dict[type[StreamBridgeError], tuple[int, str, str | None]]] = {
 """A sentence stands in for messages that would tell strangers about the inside."""
 
 
+_UNSPEAKABLE: Final = "The server's log can't hold this."
+
+
 class Refusal(Exception):
     """A request that is not granted."""
 
@@ -60,5 +63,7 @@ class Refusal(Exception):
             if isinstance(error, kind):
                 if status == 500:
                     logger.error("%s", error)  # the client gets no word of the inside
+                if isinstance(error.__cause__, Exception):  # a driver's words, of the inside too
+                    message = message or _UNSPEAKABLE
                 return cls(status, code, message or str(error))
         raise error

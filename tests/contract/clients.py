@@ -41,10 +41,11 @@ class Client:
     async def take(self, count: int) -> list[StreamEvent]:
         """Return the next `count` items but heartbeats."""
         taken: list[StreamEvent] = []
-        while len(taken) < count:
-            item = await self.next()
-            if item is not HEARTBEAT_SENTINEL:
-                taken.append(item)
+        async with deadline(3 * DEADLINE):  # heartbeats may come for ever
+            while len(taken) < count:
+                item = await self.next()
+                if item is not HEARTBEAT_SENTINEL:
+                    taken.append(item)
         return taken
 
     async def rest(self) -> list[StreamEvent]:

