@@ -30,8 +30,9 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from . import retention
 from .conf import streambridge_settings
-from .exceptions import RunEnded, RunNotFound
+from .exceptions import InvalidRunId, RunEnded, RunNotFound
 from .models import Event, Run
 from .ownership import owners_named
 from .registry import get_sync_bridge
@@ -218,7 +219,7 @@ class RunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class ta
 
     @admin.display(description=_("metadata"))
     def metadata_text(self, run: Run) -> SafeString | str:
-        if run.metadata_json == "{}":
+        if not run.metadata:
             return self.get_empty_value_display()
         return format_html('<pre class="streambridge-json">{}</pre>', _indented(run.metadata_json))
 
@@ -253,7 +254,7 @@ class RunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class ta
     def ask_to_cancel(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
         asked = 0
         for run in runs:
-            with contextlib.suppress(RunEnded, RunNotFound):
+            with contextlib.suppress(RunEnded, RunNotFound, InvalidRunId):
                 get_sync_bridge().request_cancel(str(run.run_id))
                 self.log_change(request, run, "Asked to cancel.")
                 asked += 1
@@ -269,7 +270,8 @@ class RunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class ta
         for run in runs.filter(ended_at__isnull=True):
             try:
                 get_sync_bridge().get_run(str(run.run_id))
-            except RunNotFound:  # deleted meanwhile: an end would make it again
+            # Deleted meanwhile: an end would make it again. Or its id is refused by now.
+            except (RunNotFound, InvalidRunId):
                 gone += 1
                 continue
             get_sync_bridge().publish_end(str(run.run_id), status=CANCELLED)
@@ -278,8 +280,9 @@ class RunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class ta
         self._tell(request, ngettext("%d run was ended.", "%d runs were ended.", ended), ended)
         if gone:
             message = ngettext(
-                "%d run was skipped, because it has been deleted meanwhile.",
-                "%d runs were skipped, because they have been deleted meanwhile.",
+                "%d run was skipped, because it has been deleted meanwhile or can only be deleted.",
+                "%d runs were skipped, because they have been deleted meanwhile or can only be "
+                "deleted.",
                 gone,
             )
             self.message_user(request, message % gone, messages.WARNING)
@@ -316,7 +319,14 @@ class RunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class ta
     def _delete(self, runs: Iterable[Run]) -> None:
         # The bridge deletes on a connection of its own, which on SQLite waits for this one.
         for run in runs:
-            after_commits(partial(get_sync_bridge().cleanup, str(run.run_id)))
+            after_commits(partial(_clean_up, run))
+
+
+def _clean_up(run: Run) -> None:
+    try:
+        get_sync_bridge().cleanup(str(run.run_id))
+    except InvalidRunId:  # of a run that an earlier version made: nobody follows it
+        retention.delete_all(run.pk, streambridge_settings.DATABASE)
 
 
 def _event_page(run: Run, request: HttpRequest) -> EventPage:

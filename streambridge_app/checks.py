@@ -25,6 +25,7 @@ checks of databases, which run when one is named (``check --database``, ``migrat
 ``W004`` ``GZipMiddleware`` on a Django that holds streams back
 ``W005`` no ``ASGI_APPLICATION``
 ``W006`` no channel layer
+``W011`` the ASGI application raises something when it is imported
 ``W010`` in ``DEBUG``, a ``runserver`` that serves WSGI
 ``W040`` tasks run where they are sent, so that a page waits for all of its run
 ``W020`` the encoding of the PostgreSQL database is not UTF8
@@ -368,14 +369,24 @@ def check_channel_layer_configured(**kwargs: Any) -> list[CheckMessage]:
 
 
 def check_asgi_application_loads(**kwargs: Any) -> list[CheckMessage]:
-    """E110."""
+    """E110, W011."""
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path:
         return []
     try:
         application = import_string(path)
-    except Exception as error:  # a project's own code, which may raise anything
+    except ImportError as error:
         problem = f"can't be imported: {type(error).__name__}: {error}"
+    except Exception as error:  # a project's own code, which may raise anything
+        return [
+            _warning(
+                "W011",
+                f"ASGI_APPLICATION = {path!r} can't be imported here: {type(error).__name__}: "
+                f"{error}.",
+                "If only the servers have what it needs, all is well: silence this with "
+                f"SILENCED_SYSTEM_CHECKS = ['{TAG}.W011'].",
+            )
+        ]
     else:
         if callable(application) and not isinstance(application, WSGIHandler):
             return []

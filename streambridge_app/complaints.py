@@ -11,6 +11,9 @@ from .exceptions import LogOutdated, LogUnavailable
 COMPLAINT_INTERVAL: Final = 60.0
 """Seconds between two complaints of one kind."""
 
+REMEMBERED: Final = 1_000
+"""Subjects after which those are forgotten that are due again."""
+
 logger = logging.getLogger("streambridge")
 
 
@@ -19,17 +22,25 @@ class Complaints:
 
     def __init__(self, sentence: str) -> None:
         self._sentence = sentence
-        self._next: dict[type[Exception], float] = {}
+        self._next: dict[object, float] = {}
 
     def about(self, error: Exception) -> None:
-        """Log an error, unless one of its kind was logged lately; an outage is none of ours."""
-        if isinstance(error, LogUnavailable):
+        """Log an error, unless one of its kind was logged lately; outages and locks pass."""
+        if isinstance(error, LogUnavailable) and (error.transient or error.locked):
             return
-        now = time.monotonic()
-        if now < self._next.get(type(error), 0.0):
+        if not self.is_due(type(error)):
             return
-        self._next[type(error)] = now + COMPLAINT_INTERVAL
-        if isinstance(error, LogOutdated):
+        if isinstance(error, LogOutdated | LogUnavailable):
             logger.error("%s %s", self._sentence, error)
         else:
             logger.error(self._sentence, exc_info=error)
+
+    def is_due(self, subject: object) -> bool:
+        """Return whether to say something of a subject, which is then not due for a minute."""
+        now = time.monotonic()
+        if now < self._next.get(subject, 0.0):
+            return False
+        if len(self._next) >= REMEMBERED:
+            self._next = {one: until for one, until in self._next.items() if until > now}
+        self._next[subject] = now + COMPLAINT_INTERVAL
+        return True

@@ -272,8 +272,7 @@ class Settings:
         number=28,
         **_seconds(none="ever"),
         help="Seconds without an event after which a run that was never ended is deleted, if a "
-        "publish made it and nothing else is known of it: no owner, no lease, nothing that "
-        "`create_run` was given beside the id.",
+        "publish made it, not `create_run` or a handle.",
     )
 
 

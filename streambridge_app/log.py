@@ -42,6 +42,9 @@ from .writes import Write, Written
 
 _CREATE_ATTEMPTS: Final = 3
 
+MADE_BY_PUBLISH: Final = "{ }"
+"""The metadata of a run that nobody has created: JSON of no values, as nobody else writes it."""
+
 Appended = Written | RunEnded | ProducerFenced
 
 _RUN = Run._meta.db_table
@@ -104,7 +107,7 @@ def create(
 
 def create_missing(run_ids: Iterable[str], using: str) -> None:
     """Insert those of the runs that don't exist; waits for whoever inserts one of them as well."""
-    if rows := [(run_id, None, "{}") for run_id in run_ids]:
+    if rows := [(run_id, None, MADE_BY_PUBLISH) for run_id in run_ids]:
         _create(rows, using)
 
 
@@ -269,7 +272,7 @@ def _append_keyed(
         runs = _lock(writes, using)
         missing = {write.run_id for write in writes if write.epoch is None} - runs.keys()
         if missing:
-            _create([(run_id, None, "{}") for run_id in missing], using)
+            _create([(run_id, None, MADE_BY_PUBLISH) for run_id in missing], using)
             runs = _lock(writes, using)
         keys = {key for write in writes for key in write.keys if key is not None}
         found = EventKey.objects.using(using).filter(
@@ -401,10 +404,18 @@ def state(run_id: str, using: str) -> RunState:
 
 
 def _silence_of(run: Run, now: int) -> float | None:
-    """Return for how long nobody has renewed the lease of a run; ``now`` in milliseconds."""
-    if run.lease_ms is None or run.lease_expires is None:
+    """
+    Return for how long nobody has renewed the lease of a run; ``now`` in milliseconds.
+
+    None while nobody has to: before its first producer, and between one that has released it and
+    the next.
+    """
+    if run.lease_ms is None or run.lease_expires is None or not (run.head or run.generation):
         return None
-    return max(0, run.lease_ms - (run.lease_expires - now)) / 1000
+    left = run.lease_expires - now
+    if left > run.lease_ms:
+        return None
+    return min(run.lease_ms - left, run.lease_ms) / 1000
 
 
 def _error_of(run: Run, using: str) -> dict[str, str] | None:

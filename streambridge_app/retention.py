@@ -18,8 +18,7 @@ from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.signals import pre_delete
 from django.utils import timezone
 
-from .conf import streambridge_settings
-from .log import not_found
+from .log import MADE_BY_PUBLISH, not_found
 from .models import EpochFloor, Event, EventKey, Run
 from .patience import is_patient, limit_waits
 from .runs import RUNNING
@@ -197,8 +196,8 @@ def silent(using: str, now: datetime.datetime, keep: datetime.timedelta) -> list
     Return the runs that go on without a word, and of which nobody ever said anything.
 
     Such a run was made by a publish: to an id that was mistyped, or whose run had been deleted.
-    Nobody will end it. A run that has an owner, a lease, or anything else that ``create_run`` is
-    told is somebody's, however long it is silent.
+    Nobody will end it. A run that somebody has created or holds, and one that has got an owner or a
+    lease since, is somebody's, however long it is silent.
 
     Args:
         using: alias of the database.
@@ -215,9 +214,7 @@ def silent(using: str, now: datetime.datetime, keep: datetime.timedelta) -> list
     runs = Run.objects.using(using).alias(spoke_at=Subquery(newest.values("created_at")))
     return [
         runs.filter(
-            Q(head=0) | Q(spoke_at__lt=before),
-            _is_default("max_events", streambridge_settings.MAX_RUN_EVENTS),
-            _is_default("max_bytes", streambridge_settings.MAX_RUN_BYTES),
+            spoke_at__lt=before,
             status=RUNNING,
             created_at__lt=before,
             run_id__isnull=False,
@@ -225,16 +222,9 @@ def silent(using: str, now: datetime.datetime, keep: datetime.timedelta) -> list
             owner__isnull=True,
             lease_ms__isnull=True,
             generation=0,
-            cancel_after_ms__isnull=True,
-            keep__isnull=True,
-            metadata_json="{}",
+            metadata_json=MADE_BY_PUBLISH,
         )
     ]
-
-
-def _is_default(limit: str, setting: int | None) -> Q:
-    unlimited = Q(**{f"{limit}__isnull": True})
-    return unlimited if setting is None else unlimited | Q(**{limit: setting})
 
 
 def ended_before(

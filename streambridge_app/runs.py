@@ -64,7 +64,8 @@ class RunState:
     or that event was trimmed."""
     silent_seconds: float | None = None
     """Seconds since its producer was last heard of, by an event or by the renewal of its lease;
-    None if it has no lease or has ended. A handle that lives renews every 5 seconds."""
+    None if it has no lease or has ended, before its first producer, and while it waits for the next
+    one. A handle that lives renews every 5 seconds."""
 
     @property
     def ended(self) -> bool:

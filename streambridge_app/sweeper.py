@@ -24,6 +24,9 @@ from .writes import Written
 RUNS_AT_ONCE: Final = 10_000
 """Keys of runs read in one query."""
 
+FAILURES: Final = 100
+"""Runs that could not be deleted, after which a sweep gives up: then it is the database."""
+
 RECOVERY_MARGIN: Final = 2.0
 """
 Seconds, beside ``RETRY_SECONDS``, for which a sweep leaves what is new.
@@ -57,6 +60,8 @@ def sweep(using: str, older_than: datetime.timedelta | None = None) -> Iterator[
     """
     Trim the runs that are over their limits, and delete those that were kept long enough.
 
+    A run that can't be deleted is passed over, and the first error raised at the end.
+
     Args:
         using: alias of the database.
         older_than: how long to keep runs after their end, instead of what they and the settings
@@ -65,14 +70,24 @@ def sweep(using: str, older_than: datetime.timedelta | None = None) -> Iterator[
     for key in retention.over_limits(using):
         for events in retention.trim_to_limits(key, _settled_before(), using):
             yield Swept(trimmed=events)
+    failed: dict[int, Exception] = {}
     for query in past_keep(using, older_than):
         progress = True
         while progress:  # what others are at comes again
             progress = False
-            for key in list(query.values_list("id", flat=True)[:RUNS_AT_ONCE]):
-                for number, events in enumerate(retention.delete(key, using, query)):
-                    progress = True
-                    yield Swept(runs=0 if number else 1, events=events)
+            left = query.exclude(id__in=list(failed)) if failed else query
+            for key in list(left.values_list("id", flat=True)[:RUNS_AT_ONCE]):
+                try:
+                    for number, events in enumerate(retention.delete(key, using, query)):
+                        progress = True
+                        yield Swept(runs=0 if number else 1, events=events)
+                except Exception as error:
+                    if len(failed) == FAILURES:
+                        raise  # it is not the runs
+                    failed[key] = error
+                    progress = True  # the others must not wait for this one
+    if failed:
+        raise next(iter(failed.values()))
 
 
 def sweep_alone(

@@ -8,9 +8,10 @@ itself there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -32,6 +33,11 @@ from .writes import Write, Written
 
 if TYPE_CHECKING:
     from .backends.channel_layer import ChannelLayerBridge
+
+LOCK_PATIENCE: Final = 1.0
+"""Seconds that a run may be locked by others, of whom a publisher takes milliseconds."""
+
+LOCK_LOOK: Final = 0.02
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -176,6 +182,16 @@ class TransactionalBridge(SyncStreamBridge):
                 f"made the run {run_id!r} or published to it. Publish to it before the transaction "
                 "begins, or in it."
             )
+        else:
+            give_up_at = time.monotonic() + LOCK_PATIENCE
+            while not self._run(self._bridge.is_unlocked(run_id)):
+                if time.monotonic() > give_up_at:
+                    raise InsideTransaction(
+                        "publish(…, at_once=True) would wait for an open transaction that holds "
+                        f"the run {run_id!r} locked, the caller's own perhaps. Publish before what "
+                        "locks it, or in the transaction."
+                    )
+                time.sleep(LOCK_LOOK)
 
     def _is_changed_by(self, connection: BaseDatabaseWrapper, run_id: str) -> bool:
         for _, callback, *_ in connection.run_on_commit:

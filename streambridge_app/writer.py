@@ -28,6 +28,7 @@ from queue import Empty
 from typing import Final, NamedTuple
 
 from .bridge import closed
+from .complaints import Complaints
 from .exceptions import InvalidEvent, InvalidRunId, StreamBridgeError
 from .log_threads import LogThreads
 from .recovery import Appender, Locked, Outcome
@@ -86,6 +87,7 @@ class Writer:
         self._has_more = False
         """Whether the last commit could not take all that was ready."""
         self._held_up: dict[str, _HeldUp] = {}
+        self._complaints = Complaints("A run is locked.")
         """By run; nothing more is taken of these. For the thread only."""
         self._next_attempt = 0.0
 
@@ -288,9 +290,12 @@ class Writer:
         self._settle(settled)
 
     def _hold_up(self, group: Group, write: Write, locked: Locked) -> None:
-        logger.warning(
-            "Another transaction holds the run %r locked; its events wait for that.", write.run_id
-        )
+        if self._complaints.is_due(write.run_id):
+            logger.warning(
+                "Another transaction holds the run %r locked; its events wait for that. Keep "
+                "transactions short that publish to it or change it.",
+                write.run_id,
+            )
         if not self._held_up:
             self._next_attempt = time.monotonic() + LOCKED_PAUSE
         self._held_up[write.run_id] = _HeldUp(group, write, locked, self._appender.gives_up_at())

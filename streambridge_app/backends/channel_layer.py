@@ -241,6 +241,10 @@ class ChannelLayerBridge(StreamBridge):
         await self._writing(self._sweeper.submit_repeatable, retention.delete_all, key, self.using)
         self.announcer.announce_deletion(run_id)
 
+    async def is_unlocked(self, run_id: str) -> bool:
+        """Return whether no transaction has the row of a run locked, on PostgreSQL."""
+        return (await self._repeatable(log.unlocked, [run_id], self.using)).get(run_id, True)
+
     def producer(
         self, run_id: RunId, *, take_over: bool = False, raise_on_cancel: bool = False
     ) -> PipelinedProducer:

@@ -94,12 +94,14 @@ class _Run:
 
     @property
     def silent_seconds(self) -> float | None:
-        """Seconds since somebody published or held a handle; None without a lease."""
-        if self.status != RUNNING or math.isinf(self.lease):
+        """Seconds since somebody published or held a handle; None while nobody has to."""
+        begun = self.head or self.generation or self.handles
+        if self.status != RUNNING or math.isinf(self.lease) or not begun:
             return None
         if self.handles:
             return 0.0
-        return max(0.0, self.lease - (self.lease_expires - time.monotonic()))
+        left = self.lease_expires - time.monotonic()
+        return None if left > self.lease else self.lease - left
 
     def renew(self) -> None:
         """Let it last for its length from now on; the wait that a release asked for is no less."""

@@ -6,6 +6,7 @@ import pytest
 from django.db import connections, transaction
 
 from streambridge_app.exceptions import InsideTransaction
+from streambridge_app.models import Run
 from tests.conftest import STACKS
 from tests.contract.clients import data, deadline
 
@@ -51,6 +52,24 @@ async def test_run_that_the_transaction_has_is_refused(
         await in_thread(work)
     assert await bridge.run_exists("run")
     assert data(await bridge.events("other")) == [1]
+
+
+@on_postgresql
+async def test_run_that_the_transaction_has_locked_is_refused_soon(
+    bridge, sync_bridge, in_thread, stack
+):
+    await bridge.publish("run", "number", 1)
+
+    def work(lock):
+        with transaction.atomic(using=stack.database):
+            lock()
+            with pytest.raises(InsideTransaction, match="holds the run 'run' locked"):
+                sync_bridge.publish("run", "number", 2, at_once=True)
+
+    run = Run.objects.using(stack.database).filter(run_id="run")
+    async with deadline():  # less than RETRY_SECONDS for each
+        await in_thread(work, lambda: run.select_for_update().get())
+        await in_thread(work, lambda: sync_bridge.request_cancel("run"))
 
 
 @pytest.mark.parametrize("stack", STACKS[1:2], indirect=True)

@@ -12,7 +12,7 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from streambridge_app import get_sync_bridge, liveness, retention, sweeper
-from streambridge_app.exceptions import RunNotFound
+from streambridge_app.exceptions import LogUnavailable, RunNotFound
 from streambridge_app.models import Event, EventKey, Run
 from streambridge_app.sweeper import Swept, sweep, sweep_alone
 from tests.contract.clients import client, deadline, publish, replay, seqs
@@ -342,3 +342,28 @@ async def test_a_run_that_somebody_holds_stops_no_sweep(bridge, stack, swept, mo
 
 async def _is(found, expected):
     return await found == expected
+
+
+@on_a_database
+async def test_a_run_that_cannot_be_deleted_stops_no_other(bridge, stack, swept, monkeypatch):
+    delete = retention.delete
+
+    def failing(key, *args):
+        if key == first:
+            raise LogUnavailable("The statement took too long.")
+        yield from delete(key, *args)
+
+    for run_id in ("first", "second", "third"):
+        await publish(bridge, run_id, 1)
+        await bridge.schedule_cleanup(run_id, delay=0)
+    first = (await Run.objects.using(stack.database).aget(run_id="first")).pk
+    with monkeypatch.context() as patched:
+        patched.setattr(retention, "delete", failing)
+        with pytest.raises(LogUnavailable, match="too long"):
+            await swept()
+    assert [await bridge.run_exists(run_id) for run_id in ("first", "second", "third")] == [
+        True,
+        False,
+        False,
+    ]
+    assert await swept() == Swept(runs=1, events=1)

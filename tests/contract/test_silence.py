@@ -18,12 +18,20 @@ SOON = 30
 on_two_stacks = pytest.mark.parametrize("stack", STACKS[1:3], indirect=True)
 
 
-async def test_silence_of_a_run_without_a_lease_and_of_one_that_has_ended(bridge):
+async def test_nobody_is_silent_before_the_first_producer_between_two_and_after_the_last(bridge):
     await bridge.publish("run", "number", 1)
     assert (await bridge.get_run("run")).silent_seconds is None
-    async with bridge.producer("run"):
-        assert (await bridge.get_run("run")).silent_seconds < SOON
-    assert (await bridge.get_run("run")).silent_seconds is None
+    await bridge.create_run("queued", lease=3600)
+    assert (await bridge.get_run("queued")).silent_seconds is None
+    async with bridge.producer("queued") as run:
+        await run.publish("number", 1)
+        await run.flush()
+        assert (await bridge.get_run("queued")).silent_seconds < SOON
+        await run.release(wait=3600)
+        assert (await bridge.get_run("queued")).silent_seconds is None
+    async with bridge.producer("queued"):
+        assert (await bridge.get_run("queued")).silent_seconds < SOON
+    assert (await bridge.get_run("queued")).silent_seconds is None
 
 
 @on_two_stacks
@@ -31,7 +39,9 @@ async def test_idle_handle_is_heard_of_again(bridge):
     async def silence():
         return (await bridge.get_run("run")).silent_seconds
 
-    async with bridge.producer("run"):
+    async with bridge.producer("run") as run:
+        await run.publish("number", 1)
+        await run.flush()
         await async_wait_until(lambda: _later(silence, 3), SOON, "three seconds of silence")
         await async_wait_until(lambda: _sooner(silence, 3), SOON / 2, "the handle to be heard of")
 

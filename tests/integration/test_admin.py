@@ -339,7 +339,9 @@ def test_end_skips_a_run_that_is_deleted_meanwhile(
     monkeypatch.setattr(module, "get_sync_bridge", lambda: bridge)
     html = act(admin, "end", *runs)
     assert "1 run was ended." in html
-    assert "1 run was skipped, because it has been deleted meanwhile." in html
+    assert (
+        "1 run was skipped, because it has been deleted meanwhile or can only be deleted." in html
+    )
     assert Run.objects.count() == 1
 
 
@@ -403,3 +405,15 @@ def test_a_log_in_another_database_than_the_users(admin: Client, settings: Setti
     assert admin.post(url, {"post": "yes"}).status_code == 302
     assert not Run.objects.using("postgres").exists()
     assert not Event.objects.using("postgres").exists()
+
+
+@pytest.mark.parametrize("odd", ["a/..", "dir/"])
+def test_a_run_whose_id_is_refused_by_now_can_be_deleted(admin: Client, odd: str) -> None:
+    run = make_run("run")
+    Run.objects.update(run_id=odd)
+    run.refresh_from_db()
+    assert "0 runs were asked" in act(admin, "ask_to_cancel", run)
+    assert "1 run was skipped" in act(admin, "end", run)
+    assert "Successfully deleted 1 run." in act(admin, "delete_selected", run, post="yes")
+    assert not Run.objects.exists()
+    assert not Event.objects.exists()
