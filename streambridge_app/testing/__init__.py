@@ -11,7 +11,14 @@ and nothing old is deleted. In a ``TransactionTestCase`` it is the bridge of the
 """
 
 from .bridges import StreamBridgeTestMixin
-from .recorder import Recorder
+from .published import Recorder, recorder
 from .sse_client import EventStream, ServerSentEvent, SSEClient
 
-__all__ = ["EventStream", "Recorder", "SSEClient", "ServerSentEvent", "StreamBridgeTestMixin"]
+__all__ = [
+    "EventStream",
+    "Recorder",
+    "SSEClient",
+    "ServerSentEvent",
+    "StreamBridgeTestMixin",
+    "recorder",
+]

@@ -13,7 +13,7 @@ from django.test import AsyncClient, TestCase
 from .. import registry
 from ..conf import streambridge_settings
 from ..transactions import overlooking_test_cases
-from .recorder import Recorder
+from .published import Recorder, recorder
 from .sse_client import SSEClient
 
 _REPLACED: Final = "streambridge_app.backends.channel_layer.ChannelLayerBridge"
@@ -89,10 +89,8 @@ class StreamBridgeTestMixin(_Base):
         finally:
             registry.reset()
 
-    @property
-    def recorder(self) -> Recorder:
-        """Looks at what was published."""
-        return Recorder()
+    recorder: Recorder = recorder
+    """Looks at what was published."""
 
     @property
     def sse_client(self) -> SSEClient:

@@ -17,7 +17,7 @@ from django.conf import settings
 from .. import registry
 
 if TYPE_CHECKING:
-    from .recorder import Recorder
+    from .published import Recorder
     from .sse_client import SSEClient
 
 _COMMITTING: Final = {
@@ -60,9 +60,9 @@ def pytest_runtest_teardown() -> None:
 @pytest.fixture
 def recorder() -> Recorder:
     """Looks at the events of runs: see :class:`streambridge_app.testing.Recorder`."""
-    from .recorder import Recorder
+    from .published import recorder
 
-    return Recorder()
+    return recorder
 
 
 @pytest.fixture

@@ -9,10 +9,8 @@ import pytest
 from pytest_django import Settings
 
 from streambridge_app import SyncStreamBridge, get_bridge, get_sync_bridge
-from streambridge_app.testing import Recorder
+from streambridge_app.testing import recorder
 from tests.conftest import MEMORY
-
-recorder = Recorder()
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ LAYERS = {
     ],
     6: [
         *["contrib", "contrib.celery", "contrib.enqueue", "contrib.tasks"],
-        *["testing", "testing.bridges", "testing.plugin", "testing.recorder"],
+        *["testing", "testing.bridges", "testing.plugin", "testing.published"],
         "testing.sse_client",
     ],
 }
@@ -93,7 +93,7 @@ FOR_TYPES_ONLY = {
     ("bridge", "sync"),
     ("pipelined", "backends.channel_layer"),
     ("pipelined", "transactional"),
-    ("testing.plugin", "testing.recorder"),
+    ("testing.plugin", "testing.published"),
     ("testing.plugin", "testing.sse_client"),
     ("transactional", "backends.channel_layer"),
 }
@@ -166,7 +166,7 @@ TESTED_BY = {
     "testing": "acceptance/test_testing.py",
     "testing.bridges": "acceptance/test_testing.py",
     "testing.plugin": "acceptance/test_testing.py",
-    "testing.recorder": "integration/test_recorder.py",
+    "testing.published": "integration/test_recorder.py",
     "testing.sse_client": "integration/test_sse_client.py",
     "transactions": "contract/test_transactions.py",
     "transactional": "contract/test_transactions.py",

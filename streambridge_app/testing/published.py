@@ -128,6 +128,10 @@ class Recorder:
         raise _missing(run, seen, event, data)
 
 
+recorder: Final = Recorder()
+"""It has no state: one does for all."""
+
+
 def _id(run: Any) -> Any:
     return getattr(run, "run_id", getattr(run, "task_id", run))
 
