@@ -82,7 +82,10 @@ class LayerGroups:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks, timeout=CALL_DEADLINE)
+            ended, _ = await asyncio.wait(tasks, timeout=CALL_DEADLINE)
+            for task in ended:
+                if not task.cancelled():
+                    task.exception()  # one failure of two is told; asyncio would tell of the other
 
     async def _pump(self) -> None:
         while True:

@@ -173,7 +173,8 @@ def test_a_signals_handler_may_close_in_the_middle_of_a_publish(stack, settings)
 
         def disturb():
             while not stop.wait(0.05) and script.poll() is None:
-                os.kill(script.pid, signal.SIGUSR1)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(script.pid, signal.SIGUSR1)
 
         disturbing = threading.Thread(target=disturb)
         disturbing.start()

@@ -1,13 +1,15 @@
 """Many groups at once, on any layer: what is sent to them arrives, until they are left."""
 
 import asyncio
+import gc
 
 import pytest
 from channels.layers import InMemoryChannelLayer
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
-from streambridge_app.groups import group_send_all, open_groups
+from streambridge_app.groups import LayerGroups, group_send_all, open_groups
+from tests.contract.layers import DeadLayer
 from tests.services import async_wait_until
 
 GROUPS = [f"group{number}" for number in range(40)]
@@ -64,3 +66,22 @@ async def test_a_failure_of_one_does_not_keep_the_others_back():
     with pytest.raises(OSError, match="group3"):
         await group_send_all(layer, [(group, {"type": "x"}) for group in GROUPS])
     assert len(layer.sent) == len(GROUPS) - 1
+
+
+class BreakingLayer(DeadLayer):
+    """Fails a call that waits, when that is cancelled."""
+
+    async def receive(self, channel):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionError("closed by server") from None
+
+
+async def test_of_two_failures_one_is_told():
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+    with pytest.raises(ConnectionError, match="the layer is down"):
+        await LayerGroups(BreakingLayer(), "channel", told.append).serve()
+    gc.collect()
+    assert told == []
