@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from .batch import Batch
 from .dialects import LEASE_WILL_DO, NOW
 from .libpq import Statement, to_bool, to_text
 from .models import Event, Run
 from .patience import IS_PATIENT, timeout_of
 from .runs import RUNNING
-from .tail import Batch
 from .writes import Write, Written, offsets_of, sizes_of
 
 _RUN = Run._meta.db_table

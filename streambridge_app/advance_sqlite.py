@@ -16,10 +16,10 @@ from typing import Any, Final
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from .batch import Batch
 from .dialects import LEASE_WILL_DO, NOW
 from .models import Event, Run
 from .runs import RUNNING
-from .tail import Batch
 from .writes import Write, Written, offsets_of, sizes_of
 
 _RUN = Run._meta.db_table

@@ -20,12 +20,12 @@ from typing import Any, Final, NamedTuple
 from channels.layers import BaseChannelLayer, InMemoryChannelLayer
 
 from . import background
+from .batch import Batch
 from .exceptions import BridgeClosed
 from .groups import group_send_all
 from .redis_pubsub import Message, Publisher, Refused, address_of
 from .repeats import Repeats
 from .runs import RUNNING
-from .tail import Batch
 from .writes import Written
 
 MESSAGE_TYPE: Final = "streambridge.events"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from . import background, unreadable
 from . import cursor as cursors
 from .arguments import check_delay, check_iterable, check_limit
+from .batch import Batch
 from .cursor import Cursor
 from .events import END_SENTINEL, HEARTBEAT_SENTINEL, GapEvent, RunId, StreamEvent, check_run_id
 from .exceptions import (
@@ -31,9 +32,8 @@ from .exceptions import (
     RunNotFound,
     StreamBridgeError,
 )
-from .follow import End, Gap, Heartbeat, Item
+from .items import End, Gap, Heartbeat, Item
 from .runs import CANCELLED, ERROR, SUCCESS, RunState
-from .tail import Batch
 from .unreadable import Unreadable
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from .access import Access, admit_follower, bearer_token, run_token, state_or_no
 from .conf import streambridge_settings
 from .events import check_run_id
 from .exceptions import BridgeClosed, LogUnavailable, StreamBridgeError
-from .follow import End, Gap, Heartbeat, Item
+from .items import End, Gap, Heartbeat, Item
 from .refusals import SHUTTING_DOWN, Refusal
 from .registry import get_bridge
 from .streams import OpenConnection, OpenStream
@@ -231,7 +231,7 @@ class _Consumer(AsyncWebsocketConsumer):
             )
         else:
             for batch in item:
-                for frame in batch.socket_frames(run_id):
+                for frame in batch.encoded(socket_frames.encode_events, run_id):
                     await self.say(frame)
 
     async def ended(self, run_id: str) -> None:

@@ -9,7 +9,6 @@ It must never yield an event twice, out of order, or past a hole without saying 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
@@ -18,55 +17,16 @@ from typing import Final, Generic, Protocol, Self, TypeVar
 
 from . import cursor as cursors
 from .alarm import Alarm
-from .events import GapEvent
+from .batch import Batch
 from .exceptions import LogUnavailable
+from .items import HEARTBEAT, End, Gap, Item
 from .runs import LOST, RUNNING, SUCCESS, RunHead, error_in
-from .tail import Batch
 
 RETRY_DELAY: Final = 0.5
 """Seconds between two attempts to read a log that can't be reached."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Gap:
-    """Part of what was asked for is not in the log; reading goes on with ``earliest``."""
-
-    requested: str | None
-    """The cursor, or None for the start."""
-    earliest: str | None
-    """Id of the earliest retained event; None when none is retained."""
-    latest: str | None
-    """Id of the newest event; None when there is none."""
-    position: str | None = None
-    """The cursor from which reading goes on; None when it does not."""
-
-    def data(self) -> dict[str, str | None]:
-        return {"requested": self.requested, "earliest": self.earliest, "latest": self.latest}
-
-    def event(self) -> GapEvent:
-        return GapEvent(data=self.data())
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class End:
-    """The run has ended, and everything before has been yielded."""
-
-    status: str
-    position: str
-    """Cursor of the end: ``<epoch>-<head + 1>``."""
-    error: dict[str, str] | None = None
-    """Why the run failed: see :attr:`RunState.error`."""
-
-
-class Heartbeat:
-    """Nothing happened for a heartbeat interval."""
-
-
-HEARTBEAT: Final = Heartbeat()
-
 T = TypeVar("T")
-
-Item = Sequence[Batch] | Gap | End | Heartbeat
 
 
 class Source(Protocol):

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Final, Protocol, Self
 
 from .alarm import Alarm, resolve
+from .batch import Batch
 from .pages import Pages
 from .runs import RunHead
-from .tail import Batch, Tail
+from .tail import Tail
 
 JOIN_DEADLINE: Final = 1.0
 """Seconds for which a client waits for the group before it relies on polling."""

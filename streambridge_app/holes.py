@@ -15,8 +15,8 @@ from typing import Any, Final
 from django.db.models import Max
 from django.db.models.functions import Length
 
+from .batch import Batch
 from .models import Event, Run
-from .tail import Batch
 
 PAGE_SIZE: Final = 262_144
 """Characters after which a page takes no further row."""

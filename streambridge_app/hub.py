@@ -18,6 +18,7 @@ from channels.layers import BaseChannelLayer
 
 from . import background, reading
 from .announce import News, Outage, is_process_local
+from .batch import Batch
 from .bridge import closed
 from .complaints import Complaints
 from .exceptions import BridgeClosed
@@ -29,7 +30,7 @@ from .membership import Membership
 from .pages import Pages
 from .polling import Poller
 from .sweeper import sweep
-from .tail import Batch, Tail
+from .tail import Tail
 
 logger = logging.getLogger("streambridge")
 

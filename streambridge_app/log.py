@@ -28,6 +28,7 @@ from django.db.models.functions import Coalesce, Length
 from django.utils import timezone
 
 from .advance import advance
+from .batch import Batch
 from .bridge import fenced
 from .conf import streambridge_settings
 from .dialects import NOW, among, listed
@@ -37,7 +38,6 @@ from .liveness import lease_clock
 from .models import EpochFloor, Event, EventKey, Run
 from .patience import condition, is_patient, limit_waits
 from .runs import RUNNING, SUCCESS, RunState, error_in
-from .tail import Batch
 from .writes import Write, Written
 
 _CREATE_ATTEMPTS: Final = 3

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
-from .tail import Batch
+from .batch import Batch
 
 KEPT_PAGES: Final = 8
 """Pages in memory per event loop, at most; each around 256 KiB of data, and its frames."""

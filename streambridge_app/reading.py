@@ -16,11 +16,11 @@ from weakref import WeakSet
 
 from django.db import DataError, connections
 
+from .batch import Batch
 from .failures import Failure, failure_of
 from .holes import read_past
 from .models import Event, Run
 from .runs import RunHead
-from .tail import Batch
 
 RUNS_PER_QUERY: Final = 500
 """Runs in one query: below the limit on parameters of every SQLite."""

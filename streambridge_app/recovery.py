@@ -19,12 +19,12 @@ from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from . import log
+from .batch import Batch
 from .commit_times import commit_time
 from .exceptions import InvalidEvent, InvalidRunId, LogUnavailable
 from .log_threads import guarded_on
 from .models import Event, Run
 from .patience import at_a_glance, is_own, limit_waits
-from .tail import Batch
 from .writes import Write, Written
 
 FIRST_PAUSE: Final = 0.1

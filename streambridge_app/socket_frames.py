@@ -7,8 +7,9 @@ Every frame is an object with a ``type`` and, if it is about one run, a ``run``.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
+
+from .batch import Batch
 
 # In ASCII, because an error frame names the run as the client did, and that may be with lone
 # surrogates, which no UTF-8 can carry.
@@ -21,21 +22,10 @@ def encode(kind: str, run_id: str | None = None, **fields: Any) -> str:
     return _encode({"type": kind, **run, **fields})
 
 
-def encode_events(
-    run_id: str, epoch: int, first: int, names: Sequence[str], data: Sequence[str]
-) -> list[str]:
-    """
-    Return a frame for each of some consecutive events.
-
-    Args:
-        run_id: the run.
-        epoch: its epoch in milliseconds.
-        first: ``seq`` of the first event.
-        names: the events' names.
-        data: their data, each one line of JSON text.
-    """
-    start = f'{{"type":"event","run":{_encode(run_id)},"id":"{epoch}-'
+def encode_events(batch: Batch, run_id: str) -> list[str]:
+    """Return a frame for each of some consecutive events of a run."""
+    start = f'{{"type":"event","run":{_encode(run_id)},"id":"{batch.epoch}-'
     return [
         f'{start}{seq}","event":{_encode(name)},"data":{text}}}'
-        for seq, (name, text) in enumerate(zip(names, data, strict=True), first)
+        for seq, (name, text) in enumerate(zip(batch.names, batch.data, strict=True), batch.first)
     ]

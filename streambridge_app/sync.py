@@ -20,7 +20,7 @@ from .bridge import Producer, StreamBridge, named
 from .cursor import Cursor
 from .events import RunId, StreamEvent
 from .exceptions import InsideEventLoop, RunNotFound
-from .follow import Item
+from .items import Item
 from .runs import SUCCESS, RunState
 
 T = TypeVar("T")

@@ -28,7 +28,7 @@ from .access import (
 )
 from .conf import streambridge_settings
 from .exceptions import BridgeClosed, RunNotFound, StreamBridgeError
-from .follow import End, Gap, Heartbeat, Item
+from .items import End, Gap, Heartbeat, Item
 from .refusals import RETRY_AFTER, Refusal
 from .registry import get_bridge
 from .runs import RunState
@@ -127,7 +127,7 @@ async def stream(request: HttpRequest, run_id: str) -> HttpResponseBase:
         heartbeat_interval=streambridge_settings.HEARTBEAT_INTERVAL,
         epoch=run.epoch if run else None,
     )
-    return event_stream_response(_frames(OpenStream(), items, position), request=request)
+    return event_stream_response(_frames(OpenStream(), items, run_id, position), request=request)
 
 
 @_route("GET", "HEAD")
@@ -148,7 +148,7 @@ async def cancel(request: HttpRequest, run_id: str) -> HttpResponseBase:
 
 
 async def _frames(
-    counted: OpenStream, items: AsyncGenerator[Item], position: str | None
+    counted: OpenStream, items: AsyncGenerator[Item], run_id: str, position: str | None
 ) -> AsyncGenerator[bytes]:
     try:
         yield sse.encode_retry(*streambridge_settings.RETRY_MS, position)
@@ -160,7 +160,9 @@ async def _frames(
             elif isinstance(item, End):
                 yield sse.encode_end(item.status, item.error, item.position)
             else:
-                yield item[0].sse() if len(item) == 1 else b"".join([batch.sse() for batch in item])
+                frames = [batch.encoded(sse.encode_events, run_id) for batch in item]
+                yield frames[0] if len(frames) == 1 else b"".join(frames)
+                del frames
             del item  # an idle stream must not hold on to the last page that it sent
     except BridgeClosed:
         return  # the client comes back, elsewhere

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .tail import Batch
+from .batch import Batch
 
 
 class Write(NamedTuple):

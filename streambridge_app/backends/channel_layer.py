@@ -39,9 +39,10 @@ from ..cursor import Cursor
 from ..event_data import encode_data
 from ..events import RunId, check_event_name, check_key, check_run_id
 from ..exceptions import LogUnavailable, RunEnded
-from ..follow import Item, follow
+from ..follow import follow
 from ..handover import extend_lease
 from ..hub import Hub, HubOptions
+from ..items import Item
 from ..leases import Keeper, Watch
 from ..lifecycle import new_end, new_run
 from ..log_threads import LogThreads

@@ -30,6 +30,7 @@ from django.utils import timezone
 from .. import background, log, reading, retention
 from ..alarm import Alarm, resolve
 from ..arguments import check_delay, check_keep, check_subscription, milliseconds
+from ..batch import Batch
 from ..bridge import Producer, StreamBridge, closed, fenced
 from ..callers import refuse_transaction_of, waiting_caller
 from ..conf import streambridge_settings
@@ -37,14 +38,14 @@ from ..cursor import Cursor
 from ..event_data import encode_data
 from ..events import RunId, check_event_name, check_key, check_run_id
 from ..exceptions import InsideTransaction, LogUnavailable, RunEnded, RunNotFound
-from ..follow import Item, follow
+from ..follow import follow
 from ..handover import extend_lease
+from ..items import Item
 from ..lifecycle import new_end, new_run
 from ..log_threads import guarded
 from ..runs import SUCCESS, RunHead, RunState
 from ..signals import send_signals
 from ..sync import SyncProducer, SyncStreamBridge
-from ..tail import Batch
 from ..transactions import in_transaction, refuse
 from ..writes import Write, Written
 

@@ -31,6 +31,7 @@ from ..arguments import (
     check_subscription,
     milliseconds,
 )
+from ..batch import Batch
 from ..bridge import Producer, StreamBridge, closed, fenced
 from ..closing import shut
 from ..conf import streambridge_settings
@@ -38,11 +39,11 @@ from ..cursor import Cursor
 from ..event_data import encode_data
 from ..events import RunId, check_event_name, check_key, check_run_id
 from ..exceptions import RunEnded, RunExists, RunNotFound
-from ..follow import Item, follow
+from ..follow import follow
+from ..items import Item
 from ..lifecycle import new_end, new_loss, new_run
 from ..runs import RUNNING, SUCCESS, RunHead, RunState, error_in
 from ..signals import SignalThread
-from ..tail import Batch
 from ..writes import Written
 
 HELD_LOOK: Final = 1.0

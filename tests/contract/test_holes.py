@@ -8,7 +8,7 @@ import logging
 import pytest
 from django.db import transaction
 
-from streambridge_app import get_bridge, get_sync_bridge, holes, registry, unreadable
+from streambridge_app import get_bridge, get_sync_bridge, holes, registry, sse, unreadable
 from streambridge_app.models import Event, Run
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
@@ -179,7 +179,10 @@ async def test_json_of_several_lines_is_read_as_one(bridge, rows, warnings, text
     async with contextlib.aclosing(bridge.follow("run")) as items:
         async for item in items:
             if isinstance(item, list | tuple):
-                assert b"".join(batch.sse() for batch in item).count(b"\n") == 20
+                assert (
+                    b"".join(batch.encoded(sse.encode_events, "run") for batch in item).count(b"\n")
+                    == 20
+                )
                 break
     assert warnings() == []
 

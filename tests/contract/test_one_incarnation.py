@@ -3,7 +3,7 @@
 import pytest
 
 from streambridge_app.exceptions import LogUnavailable, RunEnded, RunNotFound
-from streambridge_app.follow import End
+from streambridge_app.items import End
 from tests.contract.clients import deadline, replay
 from tests.contract.conftest import DATABASE_STACKS
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from streambridge_app import sweeper
 from streambridge_app.exceptions import RunNotFound
-from streambridge_app.follow import End
+from streambridge_app.items import End
 from streambridge_app.models import Event, EventKey, Run
 from streambridge_app.sweeper import Swept, sweep
 from tests.contract.clients import client, data, deadline, publish

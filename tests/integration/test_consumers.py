@@ -34,7 +34,7 @@ from streambridge_app.consumers import (
     UNAVAILABLE,
 )
 from streambridge_app.exceptions import LogUnavailable
-from streambridge_app.follow import Item
+from streambridge_app.items import Item
 from streambridge_app.refusals import NOT_FOUND
 from streambridge_app.routing import websocket_urlpatterns
 from streambridge_app.streams import OpenStream, open_streams

@@ -8,7 +8,7 @@ from channels.layers import BaseChannelLayer
 
 from streambridge_app import announce
 from streambridge_app.announce import Announcer, News, group_name
-from streambridge_app.tail import Batch
+from streambridge_app.batch import Batch
 from streambridge_app.writes import Written
 from tests.services import async_wait_until
 

@@ -19,7 +19,17 @@ PACKAGE = TESTS.parent / "streambridge_app"
 LAYERS = {
     0: ["exceptions", "runs", "events"],
     1: [
-        *["alarm", "cursor", "sse", "socket_frames", "tail", "follow", "arguments", "bridge"],
+        *[
+            "alarm",
+            "batch",
+            "cursor",
+            "sse",
+            "socket_frames",
+            "tail",
+            "follow",
+            "arguments",
+            "bridge",
+        ],
         *["background", "closing", "green_threads", "sync", "redaction", "unreadable"],
     ],
     2: [
@@ -135,6 +145,7 @@ TESTED_BY = {
     },
     "doctor.check": "unit/test_examination.py",
     "doctor.findings": "unit/test_examination.py",
+    "items": "unit/test_follow.py",
     "handover": "contract/test_release.py",
     "followed": "contract/test_subscribe.py",
     "hub": "contract/test_unreliable_layer.py",

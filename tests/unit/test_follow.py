@@ -10,11 +10,12 @@ import pytest
 
 from streambridge_app import follow as module
 from streambridge_app.alarm import resolve
+from streambridge_app.batch import Batch
 from streambridge_app.cursor import Unreadable
 from streambridge_app.exceptions import InvalidCursor, LogUnavailable
-from streambridge_app.follow import HEARTBEAT, End, Gap, follow
+from streambridge_app.follow import follow
+from streambridge_app.items import HEARTBEAT, End, Gap
 from streambridge_app.runs import ERROR, LOST, RUNNING, SUCCESS, RunHead
-from streambridge_app.tail import Batch
 from tests.services import TIMEOUT_SCALE, async_wait_until
 
 NEVER = 3600.0

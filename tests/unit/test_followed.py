@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from streambridge_app.batch import Batch
 from streambridge_app.followed import Followed
 from streambridge_app.pages import Pages
 from streambridge_app.runs import RUNNING, RunHead
-from streambridge_app.tail import Batch, Tail
+from streambridge_app.tail import Tail
 
 HEAD = 30
 

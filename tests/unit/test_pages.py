@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from streambridge_app.batch import Batch
 from streambridge_app.exceptions import LogUnavailable
 from streambridge_app.pages import KEPT_PAGES, READ_AHEAD, Pages
-from streambridge_app.tail import Batch
 
 
 class Log:

@@ -3,6 +3,7 @@
 import json
 
 from streambridge_app import socket_frames
+from streambridge_app.batch import Batch
 
 
 def test_frame_of_a_run() -> None:
@@ -22,19 +23,19 @@ def test_fields_keep_their_order_and_may_be_null() -> None:
 def test_events_are_numbered_and_their_data_stays_as_it_is() -> None:
     names = ["step", "done"]
     data = ['{"b": 1,"a":"\\u0000ä"}', "null"]
-    assert socket_frames.encode_events("r", 170, 9, names, data) == [
+    assert socket_frames.encode_events(Batch(170, 9, names, data), "r") == [
         '{"type":"event","run":"r","id":"170-9","event":"step","data":{"b": 1,"a":"\\u0000ä"}}',
         '{"type":"event","run":"r","id":"170-10","event":"done","data":null}',
     ]
 
 
 def test_no_events() -> None:
-    assert socket_frames.encode_events("r", 1, 1, [], []) == []
+    assert socket_frames.encode_events(Batch(1, 1, [], []), "r") == []
 
 
 def test_names_and_run_ids_of_any_characters_come_back() -> None:
     run_id, name = 'a "run" \\ ü\u2028日\U0001f600', 'na"me,\t\\ü'
-    (frame,) = socket_frames.encode_events(run_id, 1, 1, [name], ["[1]"])
+    (frame,) = socket_frames.encode_events(Batch(1, 1, [name], ["[1]"]), run_id)
     expected = {"type": "event", "run": run_id, "id": "1-1", "event": name, "data": [1]}
     assert json.loads(frame) == expected
     assert json.loads(socket_frames.encode("error", run_id))["run"] == run_id

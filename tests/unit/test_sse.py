@@ -5,6 +5,11 @@ import json
 import pytest
 
 from streambridge_app import sse
+from streambridge_app.batch import Batch
+
+
+def encoded(epoch, first, names, data):
+    return sse.encode_events(Batch(epoch, first, names, data), "a run")
 
 
 def parsed(stream):
@@ -38,24 +43,24 @@ def read(stream):
 
 
 def test_an_event_is_three_lines_in_this_order():
-    assert sse.encode_events(500, 7, ["updates"], ['{"a":1}']) == (
+    assert encoded(500, 7, ["updates"], ['{"a":1}']) == (
         b'event: updates\ndata: {"a":1}\nid: 500-7\n\n'
     )
 
 
 def test_consecutive_events_are_numbered():
-    frames = sse.encode_events(500, 7, ["a", "b", "c"], ["1", "2", "3"])
+    frames = encoded(500, 7, ["a", "b", "c"], ["1", "2", "3"])
     assert parsed(frames)[0] == [("a", "1", "500-7"), ("b", "2", "500-8"), ("c", "3", "500-9")]
 
 
 @pytest.mark.parametrize("name", [" leading", "with: colon", "ü🎉", "\u2028", ":", "data", "\x0b"])
 def test_any_name_survives(name):
-    assert parsed(sse.encode_events(1, 1, [name], ["null"]))[0] == [(name, "null", "1-1")]
+    assert parsed(encoded(1, 1, [name], ["null"]))[0] == [(name, "null", "1-1")]
 
 
 def test_names_and_data_of_different_number_are_an_error():
     with pytest.raises(ValueError, match="zip"):
-        sse.encode_events(1, 1, ["a"], [])
+        encoded(1, 1, ["a"], [])
 
 
 def test_a_gap_has_no_id_of_its_own():
@@ -91,14 +96,14 @@ def test_the_end_of_a_run_that_failed_says_why_in_one_line():
 @pytest.mark.parametrize("others", [[], ["step", "end", "ends", "message"]])
 def test_an_event_of_the_run_is_never_taken_for_one_of_the_stream(name, others):
     names = [name, *others]
-    frames = sse.encode_events(1, 1, names, ["null"] * len(names))
+    frames = encoded(1, 1, names, ["null"] * len(names))
     sent = [event for event, *_ in parsed(frames)[0]]
     assert sent == [{"end": "__end"}.get(one, one) if one != name else f"__{one}" for one in names]
 
 
 def test_the_name_of_an_event_stays_what_it_was():
     names = ["end", "step"]
-    sse.encode_events(1, 1, names, ["1", "2"])
+    encoded(1, 1, names, ["1", "2"])
     assert names == ["end", "step"]
 
 

@@ -4,96 +4,10 @@ import tracemalloc
 
 import pytest
 
+from streambridge_app.batch import Batch
 from streambridge_app.cursor import Verdict
-from streambridge_app.events import StreamEvent
-from streambridge_app.tail import JOINED, SMALL, Batch, Tail
-from streambridge_app.unreadable import Unreadable
-
-
-def batch(first, last, size=1):
-    seqs = range(first, last + 1)
-    return Batch(500, first, [f"e{seq}" for seq in seqs], ["1" * size for seq in seqs])
-
-
-def spans(batches):
-    return [(one.first, one.last) for one in batches]
-
-
-# Batch
-
-
-def test_a_batch_knows_its_span():
-    assert (len(batch(3, 7)), batch(3, 7).last) == (5, 7)
-    assert (len(batch(3, 2)), batch(3, 2).last) == (0, 2)
-    assert repr(batch(3, 7)) == "<Batch 500-3…7>"
-
-
-def test_after_is_the_batch_itself_when_nothing_is_skipped():
-    whole = batch(3, 7)
-    assert whole.after(2) is whole
-    assert whole.after(0) is whole
-
-
-def test_after_skips():
-    rest = batch(3, 7).after(5)
-    assert (rest.first, rest.last, rest.names) == (6, 7, ["e6", "e7"])
-    assert len(batch(3, 7).after(7)) == 0
-
-
-def test_clients_at_the_same_position_share_what_follows():
-    whole = batch(3, 7)
-    assert whole.after(5) is whole.after(5)
-    assert (whole.after(4).first, whole.after(5).first) == (5, 6)
-
-
-def test_events_have_data_of_their_own():
-    one = Batch(500, 1, ["a"], ["[1]"])
-    (first,), (second,) = one.events(), one.events()
-    assert first == StreamEvent("500-1", "a", [1])
-    first.data.append(2)
-    assert second.data == [1]
-
-
-@pytest.mark.parametrize("text", ["", "no json", "[1", "NaN", "[-Infinity]"])
-def test_events_stop_before_data_that_is_no_json(text):
-    one = Batch(500, 3, ["a"] * 6, ["3", text, text, "6", "7", text])
-    events = one.events()
-    assert next(events).data == 3
-    with pytest.raises(Unreadable) as caught:
-        next(events)
-    assert (caught.value.first, caught.value.last) == (4, 5)
-    events = one.events(5)
-    assert [next(events).id, next(events).id] == ["500-6", "500-7"]
-    with pytest.raises(Unreadable) as caught:
-        next(events)
-    assert (caught.value.first, caught.value.last) == (8, 8)
-    assert list(one.events(8)) == []
-
-
-def test_frames_are_encoded_once():
-    one = batch(1, 3)
-    assert one.sse() is one.sse()
-    assert one.sse().count(b"\n\n") == 3
-    assert one.socket_frames("run") is one.socket_frames("run")
-    assert len(one.socket_frames("run")) == 3
-
-
-@pytest.mark.parametrize("count", [1, 2, 100])
-def test_packing_and_unpacking(count):
-    names = [f"\u2028\x0b\x85 {n}" for n in range(count)]
-    data = [f'"\\n\u2029\x85 {n}"' for n in range(count)]
-    unpacked = Batch.unpack(500, 7, Batch(500, 7, names, data).pack())
-    assert (unpacked.epoch, unpacked.first) == (500, 7)
-    assert (list(unpacked.names), list(unpacked.data)) == (names, data)
-
-
-def test_joining():
-    joined = Batch.join([batch(3, 4), batch(5, 5)])
-    assert (joined.epoch, spans([joined])) == (500, [(3, 5)])
-    assert (joined.names, joined.data) == (["e3", "e4", "e5"], ["1", "1", "1"])
-
-
-# Tail
+from streambridge_app.tail import JOINED, SMALL, Tail
+from tests.unit.test_batch import batch, socket_frames, spans, sse
 
 
 @pytest.fixture
@@ -225,9 +139,9 @@ def test_whatever_arrives_in_whatever_order_the_tail_has_no_hole(most):
 BOUND = 131_072
 FORMS = {
     "nothing": (),
-    "SSE": (Batch.sse,),
-    "WebSocket": (lambda batch: batch.socket_frames("a run"),),
-    "both": (Batch.sse, lambda batch: batch.socket_frames("a run")),
+    "SSE": (sse,),
+    "WebSocket": (socket_frames,),
+    "both": (sse, socket_frames),
 }
 
 
@@ -307,8 +221,8 @@ def test_a_client_that_still_has_what_was_forgotten_is_no_burden():
     tail.extend([came(81, 40, "x" * 100), came(121, 40, "x" * 100)])
     held = tail._held
     assert tail.first > 80
-    old.sse()
-    old.after(60).socket_frames("run")
+    sse(old)
+    socket_frames(old.after(60))
     assert tail._held == held
 
 
@@ -320,8 +234,3 @@ def test_a_tail_that_nobody_has_is_gone_with_its_batches(memory):
         assert tracemalloc.get_traced_memory()[0] < BOUND / 4
     finally:
         gc.enable()
-
-
-def test_size_of_a_batch_is_that_of_its_utf8():
-    assert Batch(1, 1, ["name", "Grüße"], ["1", '"☃"']).size == 4 + 7 + 1 + 5
-    assert Batch(1, 1, ["name"], ["1"]).size == 5

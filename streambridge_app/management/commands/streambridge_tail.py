@@ -17,12 +17,12 @@ from typing import Any, Final, NamedTuple
 
 from django.core.management.base import CommandError, CommandParser
 
+from ...batch import Batch
 from ...events import END_SENTINEL, GAP_EVENT
 from ...exceptions import RunNotFound
-from ...follow import End, Gap, Heartbeat, Item
+from ...items import End, Gap, Heartbeat, Item
 from ...registry import get_sync_bridge
 from ...runs import SUCCESS
-from ...tail import Batch
 from ...unreadable import gap, is_readable
 from ..base import BridgeCommand
 
