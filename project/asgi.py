@@ -11,7 +11,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 django_application = get_asgi_application()
 
 # The apps are ready from here on.
-from streambridge_app.flow_control import flow_control  # noqa: E402
+from streambridge_app.asgi import flow_control  # noqa: E402
 from streambridge_app.routing import checked_origin, websocket_urlpatterns  # noqa: E402
 
 application = flow_control(

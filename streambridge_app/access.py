@@ -19,11 +19,23 @@ from . import cursor as cursors
 from .conf import streambridge_settings
 from .events import RunId, check_run_id
 from .exceptions import RunNotFound
-from .refusals import NOT_FOUND, Refusal
 from .registry import get_bridge
 from .runs import RunState
 
+NOT_FOUND: Final = "There is no such run, or it is not yours to see."
+
 _SALT: Final = "streambridge_app.access.run_token"
+
+
+class Refusal(Exception):
+    """A request that is not granted."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        """The HTTP status; a WebSocket is closed with 4000 more."""
+        self.code = code
+        self.message = message
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from .bridge import StreamBridge
 HOLDERS: Final = {
     f"{__package__}.{name}"
     for name in (
-        *("announce", "backends.memory", "leases", "log_threads", "pipeline", "pipelined"),
-        *("redis_pubsub", "signals", "writer"),
+        *("announcer", "backends.memory", "keeper", "layer", "pipeline", "pipelined"),
+        *("redis_pubsub", "signals", "threads", "writer"),
     )
 }
 """Modules whose functions hold locks, or threads, that closing a bridge has to wait for."""

@@ -22,12 +22,12 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 
 from . import cursor as cursors
 from . import socket_frames
-from .access import Access, admit_follower, bearer_token, run_token, state_or_none
+from .access import Access, Refusal, admit_follower, bearer_token, run_token, state_or_none
 from .conf import streambridge_settings
 from .events import check_run_id
 from .exceptions import BridgeClosed, LogUnavailable, StreamBridgeError
 from .items import End, Gap, Heartbeat, Item
-from .refusals import SHUTTING_DOWN, Refusal
+from .refusals import SHUTTING_DOWN, refusal_of
 from .registry import get_bridge
 from .streams import OpenConnection, OpenStream
 from .users import known_user
@@ -46,7 +46,7 @@ REFUSED: Final = 4000
 Close code of a refused socket, less the HTTP status: 4401, 4404, 4429, …
 
 The codes below 3000 that would say the same can't be sent under Daphne, which fails at them, unless
-:func:`streambridge_app.flow_control.flow_control` is there.
+:func:`streambridge_app.asgi.flow_control` is there.
 """
 
 IDLE: Final = REFUSED + 408
@@ -274,7 +274,7 @@ class RunConsumer(_Consumer):
         try:
             await self.open(run_id, cursors.parameter(self.parameter), self.token())
         except (Refusal, StreamBridgeError) as error:
-            await self.turn_away(error if isinstance(error, Refusal) else Refusal.of(error))
+            await self.turn_away(error if isinstance(error, Refusal) else refusal_of(error))
 
     async def ended(self, run_id: str) -> None:
         await self.hang_up()
@@ -343,7 +343,7 @@ class RunsConsumer(_Consumer):
         except Refusal as refusal:
             await self._refuse_message(refusal, run_id)
         except StreamBridgeError as error:
-            await self._refuse_message(Refusal.of(error), run_id)
+            await self._refuse_message(refusal_of(error), run_id)
         else:
             self.refusals = 0
 

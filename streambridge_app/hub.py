@@ -17,20 +17,21 @@ from typing import Any
 from channels.layers import BaseChannelLayer
 
 from . import background, reading
-from .announce import News, Outage, is_process_local
 from .batch import Batch
 from .bridge import closed
 from .complaints import Complaints
 from .exceptions import BridgeClosed
 from .followed import Followed
 from .garbage import tune
-from .leases import LOOK_INTERVAL, Watch
-from .log_threads import LogThreads
+from .layer import Outage, is_process_local
 from .membership import Membership
+from .news import News
 from .pages import Pages
 from .polling import Poller
 from .sweeper import sweep
 from .tail import Tail
+from .threads import LogThreads
+from .watch import LOOK_INTERVAL, Watch
 
 logger = logging.getLogger("streambridge")
 

@@ -16,8 +16,8 @@ from typing import Any, Final, Protocol
 
 from channels.layers import BaseChannelLayer
 
-from .announce import Outage, group_name
 from .groups import Groups, open_groups
+from .layer import Outage, group_name
 
 CLOSE_DEADLINE: Final = 2.0
 """Seconds for which leaving the groups may take."""

@@ -19,10 +19,10 @@ from .cursor import Verdict
 from .exceptions import BridgeClosed
 from .follow import RETRY_DELAY
 from .followed import Followed
-from .log_threads import LogThreads
 from .membership import Membership
 from .reading import FEW, Place
 from .runs import RunHead
+from .threads import LogThreads
 
 LOCAL_POLL_INTERVAL: Final = 0.05
 """Seconds between looks at the log when no message can come from another process."""

@@ -22,7 +22,7 @@ from . import log
 from .batch import Batch
 from .commit_times import commit_time
 from .exceptions import InvalidEvent, InvalidRunId, LogUnavailable
-from .log_threads import guarded_on
+from .guard import guarded_on
 from .models import Event, Run
 from .patience import at_a_glance, is_own, limit_waits
 from .writes import Write, Written

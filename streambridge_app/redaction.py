@@ -26,7 +26,7 @@ LOGGERS: Final = (
 )
 """Those that write addresses with their query: Uvicorn's, Gunicorn's, ``runserver``'s with and
 without ASGI, and Daphne's for an application that it kills. The access log of Daphne's command
-line is no logger: :func:`streambridge_app.flow_control.flow_control` takes care of it."""
+line is no logger: :func:`streambridge_app.asgi.flow_control` takes care of it."""
 
 # Any letter of a parameter's name may be written as its code, and still be that letter.
 _NAME: Final = "".join(f"(?:{letter}|%(?i:{ord(letter):02x}))" for letter in "token")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from .access import NOT_FOUND, Refusal
 from .exceptions import (
     BridgeClosed,
     InvalidCursor,
@@ -24,8 +25,6 @@ SHUTTING_DOWN: Final = "shutting_down"
 
 logger = logging.getLogger("streambridge")
 
-NOT_FOUND: Final = "There is no such run, or it is not yours to see."
-
 _TABLE: Final[dict[type[StreamBridgeError], tuple[int, str, str | None]]] = {
     InvalidCursor: (400, "invalid_cursor", None),
     InvalidRunId: (400, "invalid_run_id", None),
@@ -41,29 +40,18 @@ _TABLE: Final[dict[type[StreamBridgeError], tuple[int, str, str | None]]] = {
 _UNSPEAKABLE: Final = "The server's log can't hold this."
 
 
-class Refusal(Exception):
-    """A request that is not granted."""
+def refusal_of(error: StreamBridgeError) -> Refusal:
+    """
+    Return the refusal that an error of the bridge means to a client.
 
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        """The HTTP status; a WebSocket is closed with 4000 more."""
-        self.code = code
-        self.message = message
-
-    @classmethod
-    def of(cls, error: StreamBridgeError) -> Refusal:
-        """
-        Return the refusal that an error of the bridge means to a client.
-
-        Raises:
-            StreamBridgeError: the error itself, if it is none of a client's making.
-        """
-        for kind, (status, code, message) in _TABLE.items():
-            if isinstance(error, kind):
-                if status == 500:
-                    logger.error("%s", error)  # the client gets no word of the inside
-                if isinstance(error.__cause__, Exception):  # a driver's words, of the inside too
-                    message = message or _UNSPEAKABLE
-                return cls(status, code, message or str(error))
-        raise error
+    Raises:
+        StreamBridgeError: the error itself, if it is none of a client's making.
+    """
+    for kind, (status, code, message) in _TABLE.items():
+        if isinstance(error, kind):
+            if status == 500:
+                logger.error("%s", error)  # the client gets no word of the inside
+            if isinstance(error.__cause__, Exception):  # a driver's words, of the inside too
+                message = message or _UNSPEAKABLE
+            return Refusal(status, code, message or str(error))
+    raise error

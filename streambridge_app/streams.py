@@ -11,9 +11,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from .access import Refusal
 from .conf import streambridge_settings
 from .exceptions import BridgeClosed
-from .refusals import Refusal
+from .refusals import refusal_of
 
 server_send: ContextVar[Any] = ContextVar("server_send", default=None)
 """The server's own ``send`` of the connection that the current task serves."""
@@ -36,7 +37,7 @@ class OpenStream:
 
     def __init__(self) -> None:
         if _draining:
-            raise Refusal.of(BridgeClosed())
+            raise refusal_of(BridgeClosed())
         limit = streambridge_settings.MAX_STREAMS
         if len(_open) >= limit:
             raise Refusal(

@@ -17,8 +17,8 @@ from django.utils import timezone
 
 from . import liveness, retention
 from .conf import streambridge_settings
-from .leases import LOOK_INTERVAL, Watch
 from .models import Run
+from .watch import LOOK_INTERVAL, Watch
 from .writes import Written
 
 RUNS_AT_ONCE: Final = 10_000

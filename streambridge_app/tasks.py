@@ -5,7 +5,8 @@ from __future__ import annotations
 from celery import shared_task
 
 from .backends.channel_layer import ChannelLayerBridge
-from .log_threads import committing, guarded
+from .connections import committing
+from .guard import guarded
 from .registry import get_bridge
 from .sweeper import sweep_alone
 

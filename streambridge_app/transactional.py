@@ -22,8 +22,8 @@ from .arguments import check_delay, check_keep
 from .event_data import encode_data
 from .events import RunId, check_event_name, check_key, check_run_id
 from .exceptions import InsideTransaction, LogUnavailable, RunEnded, RunNotFound
+from .guard import guarded_on, guarded_repeatable
 from .lifecycle import new_end, new_run
-from .log_threads import guarded_on, guarded_repeatable
 from .pipelined import PipelinedSyncProducer
 from .runs import SUCCESS, RunState
 from .signals import send_signals

@@ -19,6 +19,7 @@ from . import cursor as cursors
 from . import sse
 from .access import (
     Access,
+    Refusal,
     admit,
     admit_cancel,
     admit_follower,
@@ -29,7 +30,7 @@ from .access import (
 from .conf import streambridge_settings
 from .exceptions import BridgeClosed, RunNotFound, StreamBridgeError
 from .items import End, Gap, Heartbeat, Item
-from .refusals import RETRY_AFTER, Refusal
+from .refusals import RETRY_AFTER, refusal_of
 from .registry import get_bridge
 from .runs import RunState
 from .streaming import event_stream_response
@@ -70,7 +71,7 @@ def _route(*methods: str) -> Callable[[View], View]:
                     raise Refusal(405, "method_not_allowed", f"Use {methods[0]} here.")
                 return await checked(request, run_id)
             except StreamBridgeError as error:
-                refusal = Refusal.of(error)
+                refusal = refusal_of(error)
             except Refusal as error:
                 refusal = error
             except (SuspiciousOperation, MultiPartParserError):

@@ -30,9 +30,9 @@ from typing import Final, NamedTuple
 from .bridge import closed
 from .complaints import Complaints
 from .exceptions import InvalidEvent, InvalidRunId, StreamBridgeError
-from .log_threads import LogThreads
 from .recovery import Appender, Locked, Outcome
 from .slots import COMMIT_EVENTS, COMMIT_SIZE, Group, SharedPublication, Slot
+from .threads import LogThreads
 from .writes import Write, Written
 
 PAUSE_PER_RUN: Final = 0.002

@@ -24,7 +24,7 @@ from django.db import connections
 from django.utils import timezone
 
 from .. import background, log, retention
-from ..announce import Announcer, is_process_local
+from ..announcer import Announcer
 from ..arguments import (
     check_delay,
     check_keep,
@@ -43,16 +43,18 @@ from ..follow import follow
 from ..handover import extend_lease
 from ..hub import Hub, HubOptions
 from ..items import Item
-from ..leases import Keeper, Watch
+from ..keeper import Keeper
+from ..layer import is_process_local
 from ..lifecycle import new_end, new_run
-from ..log_threads import LogThreads
 from ..pipeline import Pipeline
 from ..pipelined import PipelinedProducer
 from ..recovery import Appender
 from ..runs import SUCCESS, RunState
 from ..signals import SignalThread
 from ..slots import Publication
+from ..threads import LogThreads
 from ..transactional import TransactionalBridge
+from ..watch import Watch
 from ..writer import Writer
 from ..writes import Written
 

@@ -39,10 +39,10 @@ from ..event_data import encode_data
 from ..events import RunId, check_event_name, check_key, check_run_id
 from ..exceptions import InsideTransaction, LogUnavailable, RunEnded, RunNotFound
 from ..follow import follow
+from ..guard import guarded
 from ..handover import extend_lease
 from ..items import Item
 from ..lifecycle import new_end, new_run
-from ..log_threads import guarded
 from ..runs import SUCCESS, RunHead, RunState
 from ..signals import send_signals
 from ..sync import SyncProducer, SyncStreamBridge

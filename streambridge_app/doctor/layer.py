@@ -11,9 +11,9 @@ from typing import Any, Final
 from channels.layers import get_channel_layer
 from django.conf import settings
 
-from ..announce import is_process_local
 from ..conf import streambridge_settings
 from ..groups import Groups, open_groups
+from ..layer import is_process_local
 from .check import Visit
 from .findings import WARNING, Found, Problem
 from .times import median_and_worst

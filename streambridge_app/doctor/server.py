@@ -10,8 +10,8 @@ from django.conf import settings
 from django.urls import Resolver404, resolve
 from django.utils.module_loading import import_string
 
+from ..asgi import is_controlled
 from ..consumers import RunsConsumer
-from ..flow_control import is_controlled
 from ..views import stream
 from .addresses import Address, http_addresses, socket_addresses
 from .check import Visit, in_thread
@@ -45,8 +45,7 @@ def check_flow_control() -> Found:
         f"{path} has no flow control as its outermost wrapper: under Daphne, one client that "
         "stops reading grows the server without limit, an event of about 1 MiB closes a "
         "WebSocket, and tokens are in the access log",
-        "End asgi.py with: application = flow_control(application), "
-        "from streambridge_app.flow_control.",
+        "End asgi.py with: application = flow_control(application), from streambridge_app.asgi.",
     )
     return Found("", (problem,))
 

@@ -12,8 +12,8 @@ from django.db import connections
 
 from .. import background
 from ..conf import streambridge_settings
+from ..connections import committing
 from ..exceptions import StreamBridgeError
-from ..log_threads import committing
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from django.db import connections, transaction
 
 from streambridge_app import liveness
 from streambridge_app.exceptions import CancelRequested
-from streambridge_app.leases import Watch
 from streambridge_app.models import Run
+from streambridge_app.watch import Watch
 from tests.contract.clients import client, data, deadline, replay
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import async_wait_until, spawn

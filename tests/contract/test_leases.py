@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from django.db import OperationalError, connections
 
-from streambridge_app import get_bridge, leases, liveness, log_threads
+from streambridge_app import get_bridge, liveness
+from streambridge_app import keeper as keeping
+from streambridge_app.connections import own_connection
 from streambridge_app.exceptions import LogUnavailable, RunEnded
-from streambridge_app.leases import Watch
 from streambridge_app.models import Run
+from streambridge_app.watch import Watch
 from tests.contract.clients import client, collected, data, deadline, publish, replay
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import async_wait_until, spawn
@@ -309,11 +311,11 @@ async def test_keeper_begins_although_the_log_is_unreachable(bridge, row, stack,
 async def test_keeper_needs_no_thread_and_no_connection_without_a_handle(bridge, monkeypatch):
     opened = []
 
-    def own_connection(using):
-        opened.append(log_threads.own_connection(using))
+    def opening(using):
+        opened.append(own_connection(using))
         return opened[-1]
 
-    monkeypatch.setattr(leases, "own_connection", own_connection)
+    monkeypatch.setattr(keeping, "own_connection", opening)
     keeper = bridge.keeper
     assert keeper._thread is None
     async with bridge.producer("run"):

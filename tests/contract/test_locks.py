@@ -12,8 +12,8 @@ from django.utils import timezone
 
 from streambridge_app import get_sync_bridge, patience, retention
 from streambridge_app.commit_times import commit_time
+from streambridge_app.connections import own_connection
 from streambridge_app.exceptions import LogUnavailable
-from streambridge_app.log_threads import own_connection
 from streambridge_app.models import Event, Run
 from streambridge_app.recovery import Appender, Locked
 from streambridge_app.sweeper import sweep

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from django.db import OperationalError, connections, transaction
 
-from streambridge_app import get_sync_bridge, log, log_threads, recovery, retention
+from streambridge_app import get_sync_bridge, log, recovery, retention
 from streambridge_app.commit_times import commit_time
+from streambridge_app.connections import CONNECTION_DEADLINES
 from streambridge_app.exceptions import LogUnavailable, RunEnded, RunNotFound
 from streambridge_app.writes import Write
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
@@ -226,7 +227,7 @@ async def test_after_retry_seconds_an_append_fails_and_has_not_written(bridge_wi
 
 
 async def test_a_server_that_does_not_answer_is_given_up(bridge_with, stack, monkeypatch):
-    monkeypatch.setitem(log_threads.CONNECTION_DEADLINES, "connect_timeout", 1)
+    monkeypatch.setitem(CONNECTION_DEADLINES, "connect_timeout", 1)
     with socket.create_server((HOST, 0)) as silent:
         settings = {**connections.settings[stack.database], "PORT": silent.getsockname()[1]}
         monkeypatch.setitem(connections.settings, stack.database, settings)

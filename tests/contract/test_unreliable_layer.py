@@ -7,7 +7,7 @@ import time
 import pytest
 from channels.layers import get_channel_layer
 
-from streambridge_app import END_SENTINEL, announce, get_bridge, groups
+from streambridge_app import END_SENTINEL, announcer, get_bridge, groups
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import TIMEOUT_SCALE, spawn
@@ -41,7 +41,7 @@ async def unreliable(stack, settings):
 
 @pytest.fixture(params=["DeadLayer", "HangingLayer", "DeafLayer"])
 async def broken(request, stack, settings, monkeypatch):
-    monkeypatch.setattr(announce, "SEND_DEADLINE", 0.2)
+    monkeypatch.setattr(announcer, "SEND_DEADLINE", 0.2)
     monkeypatch.setattr(groups, "CALL_DEADLINE", 0.2)
     _use(settings, stack.channel_layer, request.param)
     bridge = get_bridge()

@@ -12,7 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import AsyncClient
 
 from streambridge_app.access import Access, Authorizer
-from streambridge_app.log_threads import own_connection
+from streambridge_app.connections import own_connection
 from streambridge_app.streams import open_streams
 from tests.services import HOST, AsgiServer
 

@@ -24,12 +24,12 @@ from streambridge_app import get_bridge
 from streambridge_app.access import (
     Access,
     Authorizer,
+    Refusal,
     admit,
     make_run_token,
     token_admits,
 )
 from streambridge_app.exceptions import InvalidRunId
-from streambridge_app.refusals import Refusal
 from streambridge_app.routing import websocket_urlpatterns
 from streambridge_app.users import user_of_request
 from tests.conftest import MEMORY

@@ -22,7 +22,7 @@ from pytest_django import Settings
 
 from streambridge_app import consumers as module
 from streambridge_app import get_bridge, streams
-from streambridge_app.access import Access, Authorizer, make_run_token
+from streambridge_app.access import NOT_FOUND, Access, Authorizer, make_run_token
 from streambridge_app.backends.memory import MemoryBridge
 from streambridge_app.consumers import (
     IDLE,
@@ -35,7 +35,6 @@ from streambridge_app.consumers import (
 )
 from streambridge_app.exceptions import LogUnavailable
 from streambridge_app.items import Item
-from streambridge_app.refusals import NOT_FOUND
 from streambridge_app.routing import websocket_urlpatterns
 from streambridge_app.streams import OpenStream, open_streams
 from tests.conftest import MEMORY

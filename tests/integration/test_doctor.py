@@ -392,7 +392,7 @@ def test_no_routes_at_all(in_sqlite: Deployment) -> None:
     urls += "urlpatterns += [path('', include('streambridge_app.urls'))]"
     (in_sqlite.directory / "other_urls.py").write_text(urls)
     asgi = "from channels.routing import ProtocolTypeRouter, URLRouter\n"
-    asgi += "from streambridge_app.flow_control import flow_control\n"
+    asgi += "from streambridge_app.asgi import flow_control\n"
     asgi += "application = flow_control(ProtocolTypeRouter({'websocket': URLRouter([])}))"
     (in_sqlite.directory / "no_sockets.py").write_text(asgi)
     in_sqlite.settings("ROOT_URLCONF = 'other_urls'; ASGI_APPLICATION = 'no_sockets.application'")
@@ -499,7 +499,7 @@ def test_sockets_below_a_captured_part(in_sqlite: Deployment) -> None:
     asgi += "from channels.auth import AuthMiddlewareStack\n"
     asgi += "from channels.routing import ProtocolTypeRouter, URLRouter\n"
     asgi += "from django.urls import path\n"
-    asgi += "from streambridge_app.flow_control import flow_control\n"
+    asgi += "from streambridge_app.asgi import flow_control\n"
     asgi += "from streambridge_app.routing import checked_origin, websocket_urlpatterns\n"
     asgi += "ours = URLRouter(websocket_urlpatterns)\n"
     asgi += "routes = URLRouter([path('t/<slug:tenant>/', ours)])\n"

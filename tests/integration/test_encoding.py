@@ -14,10 +14,10 @@ from django.db import connections
 from pytest_django import Settings
 
 from streambridge_app import checks, get_bridge, get_sync_bridge, registry
+from streambridge_app.connections import own_connection
 from streambridge_app.doctor import postgresql
 from streambridge_app.exceptions import InvalidEvent, InvalidRunId
-from streambridge_app.log_threads import own_connection
-from streambridge_app.refusals import Refusal
+from streambridge_app.refusals import refusal_of
 from tests.contract.clients import client, data, deadline, replay
 from tests.services import PostgresServer
 
@@ -91,7 +91,7 @@ async def test_what_the_encoding_lacks_is_refused_with_a_sentence(log_in: Make) 
     ):
         with pytest.raises(InvalidRunId, match="with the encoding UTF8") as refused:
             await call
-        assert Refusal.of(refused.value).message == "The server's log can't hold this."
+        assert refusal_of(refused.value).message == "The server's log can't hold this."
     await bridge.publish("run", "café", "\u0000 and é")
     await bridge.publish_end("run")
     (event,) = await replay(bridge, "run")

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import websockets.sync.client
 
-from streambridge_app import flow_control as module
-from streambridge_app.flow_control import flow_control
+from streambridge_app import daphne
+from streambridge_app.asgi import flow_control
 from tests.integration.apps.frames import frames
 from tests.services import HOST, AsgiServer, wait_until
 
@@ -307,7 +307,7 @@ class NoNotification(FakeRequest):
 async def test_unknown_daphne_is_warned_of_once_and_served(
     shape: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_warned", False)
+    monkeypatch.setattr(daphne, "_warned", False)
     for _ in range(2):
         protocol = shape()
         await run(flow_control(_send_body), functools.partial(_server_send, protocol))

@@ -15,9 +15,9 @@ from django.db import (
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from streambridge_app.connections import own_connection
 from streambridge_app.failures import Failure, failure_of
 from streambridge_app.libpq import Statement, to_bool, to_text
-from streambridge_app.log_threads import own_connection
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["postgres"])
 

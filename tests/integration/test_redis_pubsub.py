@@ -13,8 +13,10 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.asyncio import Redis
 
 from streambridge_app import redis_pubsub
-from streambridge_app.announce import Announcer, News, group_name
+from streambridge_app.announcer import Announcer
 from streambridge_app.batch import Batch
+from streambridge_app.layer import group_name
+from streambridge_app.news import News
 from streambridge_app.redis_pubsub import Publisher, Refused, Subscriber, address_of
 from streambridge_app.writes import Written
 from tests.services import RedisServer, async_wait_until, wait_until

@@ -22,8 +22,8 @@ from django.urls import reverse
 from pytest_django import Settings
 
 from streambridge_app import get_bridge, streams
-from streambridge_app.access import make_run_token
-from streambridge_app.refusals import NOT_FOUND, RETRY_AFTER
+from streambridge_app.access import NOT_FOUND, make_run_token
+from streambridge_app.refusals import RETRY_AFTER
 from streambridge_app.streams import open_streams
 from tests.conftest import MEMORY
 from tests.integration.conftest import OPEN_HOUSE, requested, streams_of

@@ -6,9 +6,11 @@ import logging
 import pytest
 from channels.layers import BaseChannelLayer
 
-from streambridge_app import announce
-from streambridge_app.announce import Announcer, News, group_name
+from streambridge_app import announcer as announcing
+from streambridge_app.announcer import Announcer
 from streambridge_app.batch import Batch
+from streambridge_app.layer import group_name
+from streambridge_app.news import News
 from streambridge_app.writes import Written
 from tests.services import async_wait_until
 
@@ -39,7 +41,7 @@ def written(first, last, *, run_id="run", epoch=500, status="running", size=1):
 
 @pytest.fixture
 def layer(monkeypatch):
-    monkeypatch.setattr(announce, "is_process_local", lambda layer: layer is not None)
+    monkeypatch.setattr(announcing, "is_process_local", lambda layer: layer is not None)
     return Layer()
 
 
@@ -118,7 +120,7 @@ async def test_a_failing_layer_is_warned_of_once_and_tried_again(announcer, laye
 
 
 async def test_a_hanging_layer_is_given_up(announcer, layer, monkeypatch):
-    monkeypatch.setattr(announce, "SEND_DEADLINE", 0.01)
+    monkeypatch.setattr(announcing, "SEND_DEADLINE", 0.01)
     layer.answer.clear()
     await said(announcer, written(1, 1))
     layer.answer.set()
@@ -127,8 +129,8 @@ async def test_a_hanging_layer_is_given_up(announcer, layer, monkeypatch):
 
 
 async def test_what_waits_behind_a_hanging_layer_is_given_up_with_it(announcer, layer, monkeypatch):
-    monkeypatch.setattr(announce, "SEND_DEADLINE", 0.01)
-    monkeypatch.setattr(announce, "SENT_AT_ONCE", 1)
+    monkeypatch.setattr(announcing, "SEND_DEADLINE", 0.01)
+    monkeypatch.setattr(announcing, "SENT_AT_ONCE", 1)
     layer.answer.clear()
     announcer.announce([written(1, 1, run_id=f"run-{number}") for number in range(10_000)])
     async with asyncio.timeout(5):

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from streambridge_app import groups, membership
-from streambridge_app.announce import group_name
 from streambridge_app.groups import PROBE_TYPE
+from streambridge_app.layer import group_name
 from streambridge_app.membership import Membership
 from tests.services import async_wait_until
 

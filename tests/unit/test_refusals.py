@@ -3,8 +3,9 @@
 import pytest
 
 from streambridge_app import exceptions
+from streambridge_app.access import NOT_FOUND
 from streambridge_app.exceptions import StreamBridgeError
-from streambridge_app.refusals import NOT_FOUND, Refusal
+from streambridge_app.refusals import refusal_of
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ from streambridge_app.refusals import NOT_FOUND, Refusal
 def test_refusal_of_an_error(
     error: StreamBridgeError, status: int, code: str, message: str
 ) -> None:
-    refusal = Refusal.of(error)
+    refusal = refusal_of(error)
     assert (refusal.status, refusal.code, refusal.message) == (status, code, message)
     assert str(refusal) == message
 
@@ -46,7 +47,7 @@ def test_kind_of_a_known_error_is_known() -> None:
     class NoSuchRunInRedis(exceptions.RunNotFound):
         """What a backend of somebody else's may raise."""
 
-    assert Refusal.of(NoSuchRunInRedis("why")).status == 404
+    assert refusal_of(NoSuchRunInRedis("why")).status == 404
 
 
 @pytest.mark.parametrize(
@@ -55,5 +56,5 @@ def test_kind_of_a_known_error_is_known() -> None:
 def test_error_of_no_clients_making_goes_on_up(kind: type[StreamBridgeError]) -> None:
     error = kind("a fault of the server's")
     with pytest.raises(kind) as raised:
-        Refusal.of(error)
+        refusal_of(error)
     assert raised.value is error

@@ -17,7 +17,7 @@ from django.core.management.base import CommandError, CommandParser
 from ... import orphans, retention
 from ...backends.channel_layer import ChannelLayerBridge
 from ...backends.in_transaction import InTransactionBridge
-from ...log_threads import guarded
+from ...guard import guarded
 from ...registry import get_bridge
 from ...sweeper import Swept, past_keep, sweep_alone
 from ..base import BridgeCommand

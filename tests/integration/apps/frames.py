@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from streambridge_app.flow_control import flow_control
+from streambridge_app.asgi import flow_control
 
 _state = {"sent": 0, "running": 0, "ended": 0}
 _now = asyncio.Event()

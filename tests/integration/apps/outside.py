@@ -34,7 +34,7 @@ for name, value in given.items():
 django_application = get_asgi_application()
 wsgi_application = get_wsgi_application()
 
-from streambridge_app.flow_control import flow_control  # noqa: E402
+from streambridge_app.asgi import flow_control  # noqa: E402
 from streambridge_app.routing import checked_origin, websocket_urlpatterns  # noqa: E402
 from streambridge_app.streams import open_streams  # noqa: E402
 

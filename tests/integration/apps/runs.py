@@ -23,7 +23,7 @@ settings.ROOT_URLCONF = __name__
 settings.STREAMBRIDGE = json.loads(os.environ.get("RUNS_STREAMBRIDGE", "{}"))
 django_application = get_asgi_application()
 
-from streambridge_app.flow_control import flow_control  # noqa: E402
+from streambridge_app.asgi import flow_control  # noqa: E402
 from streambridge_app.routing import websocket_urlpatterns  # noqa: E402
 from streambridge_app.streams import open_streams  # noqa: E402
 

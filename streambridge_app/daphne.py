@@ -1,28 +1,22 @@
-"""What a server lacks that serves streams: backpressure, and an end that tells its clients.
+"""What Daphne lacks when it serves streams: backpressure, and discretion.
 
 Uvicorn, Hypercorn and Granian let ``await send(...)`` wait while the client's socket is full.
 Daphne returns at once, so one stalled reader of a long stream grows the server by all of it. And it
 reads all that the client of a WebSocket says, however much of it waits for the application.
-:func:`flow_control` gives Daphne the same behaviour from outside, with Twisted's own producer API.
-What happens when the server is told to stop is :mod:`streambridge_app.shutdown`'s.
+This gives Daphne the same behaviour from outside, with Twisted's own producer API.
 
-It must never change a message or its order, nor stand between another server and its application;
-and it must never keep a sender waiting for a client that has gone.
+It must never change a message or its order, and it must never keep a sender waiting for a client
+that has gone.
 """
 
 import asyncio
 import functools
 import logging
 import time
-import weakref
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from . import shutdown
 from .redaction import redact
-from .streams import server_send
-
-__all__ = ["flow_control", "is_controlled"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -33,8 +27,6 @@ Application = Callable[..., Any]
 
 _FLOWING = frozenset({"http.response.body", "websocket.send"})
 
-_controlled: weakref.WeakSet[Any] = weakref.WeakSet()
-
 logger = logging.getLogger("streambridge")
 
 MOST_WAITING = 16
@@ -44,52 +36,7 @@ YIELD_INTERVAL = 0.005
 """Seconds that an application which never suspends may keep written bytes from the socket."""
 
 
-def flow_control(application: Application) -> Any:
-    """Make ``await send(...)`` wait for slow clients under Daphne, for HTTP and WebSocket.
-
-    Under Daphne it also keeps the tokens of runs out of the access log, which is no logger's, and
-    sends the close codes and the large messages that Daphne refuses to send. On every server it
-    lets open streams end in an orderly way at SIGTERM and SIGINT (see
-    :func:`streambridge_app.shutdown.install`).
-    It has to be the outermost wrapper, so that it meets the server's own ``send``::
-
-        application = flow_control(ProtocolTypeRouter({...}))
-
-    Args:
-        application: an ASGI 3 application.
-
-    Returns:
-        An ASGI 3 application. On any server but Daphne it hands the server's own callables on.
-        Its type is Any, so that it may take the name of the application inside.
-    """
-
-    async def controlled(scope: Scope, receive: Receive, send: Send) -> None:
-        protocol = _daphne_protocol(send)
-        shutdown.install(drops=protocol is not None)
-        if protocol is None:
-            server_send.set(send)
-            await application(scope, receive, send)
-            return
-        _redact_address(protocol)
-        valve = _Valve(protocol, send)
-        intake = _Intake(protocol, receive) if scope["type"] == "websocket" else None
-        try:
-            await application(scope, intake.receive if intake else receive, valve.send)
-        finally:
-            valve.detach()
-            if intake is not None:
-                intake.detach()
-
-    _controlled.add(controlled)
-    return controlled
-
-
-def is_controlled(application: object) -> bool:
-    """Return whether an ASGI application is what :func:`flow_control` has returned."""
-    return application in _controlled
-
-
-class _Valve:
+class Valve:
     """Send for one connection; to Twisted a push producer, which the full transport pauses.
 
     Daphne runs applications on the reactor's own event loop, so the producer callbacks and
@@ -203,7 +150,7 @@ class _Valve:
         self.stopProducing()
 
 
-class _Intake:
+class Intake:
     """Receive for one WebSocket: its client is read no further than the application listens."""
 
     __slots__ = ("_paused", "_protocol", "_queue", "_receive")
@@ -244,7 +191,7 @@ class _Intake:
             self._protocol.transport.resumeProducing()
 
 
-def _daphne_protocol(send: Send) -> Any | None:
+def protocol_behind(send: Send) -> Any | None:
     """Return the Twisted request or WebSocket protocol behind Daphne's ``send``, else None."""
     if not isinstance(send, functools.partial):
         return None
@@ -257,7 +204,7 @@ def _daphne_protocol(send: Send) -> Any | None:
     return None
 
 
-def _redact_address(protocol: Any) -> None:
+def redact_address(protocol: Any) -> None:
     """Take tokens out of what Daphne writes about a request; it has read the address before."""
     uri = getattr(protocol, "uri", None)
     if isinstance(uri, bytes):  # a WebSocket's address is logged without its query

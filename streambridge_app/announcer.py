@@ -1,134 +1,38 @@
 """
 Tell the servers that a run's log has grown: one message per run and commit, to the run's group.
 
-A message only wakes: it may be lost, late, doubled or out of order, and a layer that is down
-costs a publisher nothing. Small commits travel inside it, which saves the servers a query.
+A layer that is down costs a publisher nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import hashlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from channels.layers import BaseChannelLayer, InMemoryChannelLayer
+from channels.layers import BaseChannelLayer
 
 from . import background
 from .batch import Batch
 from .exceptions import BridgeClosed
 from .groups import group_send_all
+from .layer import Outage, group_name, is_process_local
+from .news import News
 from .redis_pubsub import Message, Publisher, Refused, address_of
 from .repeats import Repeats
 from .runs import RUNNING
 from .writes import Written
 
-MESSAGE_TYPE: Final = "streambridge.events"
 SEND_DEADLINE: Final = 2.0
 """Seconds after which a send to the layer is given up."""
 
 SENT_AT_ONCE: Final = 256
 """Messages that share one such deadline."""
 
-WARNING_INTERVAL: Final = 10.0
-"""Seconds between two warnings about a layer that fails and works again, by turns."""
-
 logger = logging.getLogger("streambridge")
-
-
-@functools.lru_cache(4096)
-def group_name(run_id: str) -> str:
-    """Return the name of a run's group: a digest, since group names allow few characters."""
-    return f"streambridge.{hashlib.sha256(run_id.encode()).hexdigest()[:40]}"
-
-
-def reason_of(error: Exception) -> str:
-    """Return what a log may say of an error: that of an address may show a part of its password."""
-    name = type(error).__name__
-    return name if isinstance(error, ValueError) else f"{name}: {error}"
-
-
-def is_process_local(layer: BaseChannelLayer | None) -> bool:
-    """Return whether a layer reaches this process only (or there is none)."""
-    return layer is None or isinstance(layer, InMemoryChannelLayer)
-
-
-class Outage:
-    """
-    Tells once that a layer fails, and once that it works again, whoever of a process meets it.
-
-    Whoever has said :meth:`began` says :meth:`is_over` as soon as the layer works for it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._told = False
-        self._told_at = float("-inf")
-
-    def began(self, error: Exception) -> None:
-        """Warn, unless that was done."""
-        with self._lock:
-            now = time.monotonic()
-            if self._told or now - self._told_at < WARNING_INTERVAL:
-                return
-            self._told, self._told_at = True, now
-        logger.warning(
-            "The channel layer failed (%s). Events are kept in the log; clients get them by "
-            "polling until it is back.",
-            reason_of(error),
-        )
-
-    def is_over(self) -> None:
-        """Say so, if the outage was told of."""
-        with self._lock:
-            told, self._told = self._told, False
-        if told:
-            logger.warning("The channel layer is back: clients get events by its messages again.")
-
-
-class News(NamedTuple):
-    """What a message says: how far the log of a run has come, or just that it changed."""
-
-    run_id: str
-    epoch: int | None = None
-    """None when the run was deleted: whoever follows it must look at the log."""
-    head: int = 0
-    status: str = ""
-    batch: Batch | None = None
-    """Its newest events, if they travel with the message."""
-
-    def encode(self) -> dict[str, Any]:
-        message: dict[str, Any] = {
-            "type": MESSAGE_TYPE,
-            "run": self.run_id,
-            "epoch": self.epoch,
-            "head": self.head,
-            "status": self.status,
-        }
-        if self.batch is not None:
-            message["first"] = self.batch.first
-            message["events"] = self.batch.pack()
-        return message
-
-    @classmethod
-    def decode(cls, message: dict[str, Any]) -> News:
-        """
-        Return the news in a message.
-
-        Raises:
-            KeyError, TypeError: it isn't one of ours.
-        """
-        batch = None
-        if message.get("events"):
-            batch = Batch.unpack(message["epoch"], message["first"], message["events"])
-            if batch.last != message["head"] or len(batch.names) != len(batch.data):
-                batch = None  # not as we pack: the log has it
-        return cls(message["run"], message["epoch"], message["head"], message["status"], batch)
 
 
 class Announcer:
