@@ -37,11 +37,11 @@ def overlooking_test_cases() -> Iterator[None]:
     own is then what its project does outside of any.
     """
     global _test_cases_count
-    _test_cases_count = False
+    before, _test_cases_count = _test_cases_count, False
     try:
         yield
     finally:
-        _test_cases_count = True
+        _test_cases_count = before
 
 
 def _in_block(connection: BaseDatabaseWrapper) -> bool:

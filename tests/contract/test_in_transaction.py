@@ -134,6 +134,14 @@ def test_block_of_the_code_under_test_is_still_one(stack):
     assert not bridge.run_exists("run")
 
 
+def test_clean_bridge_within_a_clean_bridge_leaves_the_outer_one_as_it_was(stack):
+    with clean_bridge(commits=False):
+        get_sync_bridge().publish("run", "number", 1)
+    with get_sync_bridge().producer("run") as run:
+        run.publish("number", 2)
+    assert data(get_sync_bridge().events("run")) == [1, 2]
+
+
 def test_signals_are_sent_at_once_and_in_a_block_at_its_commit(stack):
     told = []
 
