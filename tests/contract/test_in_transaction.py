@@ -1,6 +1,7 @@
 """The bridge of other people's tests: the contract again, in a transaction that never commits."""
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Iterator
 from types import ModuleType
@@ -13,6 +14,7 @@ from django.test import TestCase
 from pytest_django import Settings
 
 from streambridge_app import END_SENTINEL, get_bridge, get_sync_bridge
+from streambridge_app.backends.channel_layer import ChannelLayerBridge
 from streambridge_app.exceptions import (
     BridgeClosed,
     CancelRequested,
@@ -220,3 +222,22 @@ def test_memory_backend_begins_each_block_empty(settings):
             assert not get_sync_bridge().run_exists("run")
             get_sync_bridge().publish("run", "number", 1)
             assert type(get_bridge()).__name__ == "MemoryBridge"
+
+
+class OwnBridge(ChannelLayerBridge):
+    """The backend of a project that has changed the default one."""
+
+
+@pytest.mark.parametrize("set_by", ["the project", "the test"])
+def test_own_backend_refuses_what_would_wait_for_the_test(db, settings, set_by):
+    with contextlib.ExitStack() as block:
+        if set_by == "the test":
+            block.enter_context(clean_bridge(commits=False))
+        settings.STREAMBRIDGE = {"BACKEND": f"{__name__}.OwnBridge"}
+        if set_by == "the project":
+            block.enter_context(clean_bridge(commits=False))
+        with pytest.raises(InsideTransaction):
+            get_sync_bridge().producer("run")
+        with pytest.raises(InsideTransaction):
+            async_to_sync(get_bridge().publish)("run", "number", 1)
+        assert type(get_bridge()) is OwnBridge
