@@ -124,16 +124,33 @@ def test_wish_to_cancel_reaches_an_open_handle(stack):
 def test_block_of_the_code_under_test_is_still_one(stack):
     bridge = get_sync_bridge()
     handle = bridge.producer("handle")
+    entered = bridge.producer("entered").__enter__()
     with transaction.atomic(using=stack.database):
         bridge.publish("run", "number", 1)
         with pytest.raises(InsideTransaction):
             bridge.producer("run")
         with pytest.raises(InsideTransaction):
             handle.__enter__()
+        for call in (entered.flush, entered.release):
+            with pytest.raises(InsideTransaction, match="A producer handle"):
+                call()
+        with pytest.raises(InsideTransaction, match="Ending a producer handle"):
+            entered.__exit__(None, None, None)
         with pytest.raises(InsideTransaction):
             async_to_sync(get_bridge().publish)("run", "number", 2)
         transaction.set_rollback(True, using=stack.database)
     assert not bridge.run_exists("run")
+
+
+def test_block_that_is_left_on_an_event_loop_keeps_its_own_error(stack):
+    run = get_sync_bridge().producer("run").__enter__()
+    error = ValueError("of the block")
+
+    async def leave():
+        run.__exit__(ValueError, error, None)
+
+    async_to_sync(leave)()
+    assert "'run' could not be ended" in error.__notes__[0]
 
 
 def test_clean_bridge_within_a_clean_bridge_leaves_the_outer_one_as_it_was(stack):
