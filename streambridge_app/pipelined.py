@@ -6,21 +6,19 @@ import asyncio
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from .alarm import resolve
 from .background import SIGNAL_SECONDS
 from .bridge import Producer
 from .callers import refuse_transaction_of, waiting_caller
-from .exceptions import InsideEventLoop, InsideTransaction, StreamBridgeError
+from .exceptions import StreamBridgeError
 from .pipeline import Pipeline
 from .slots import Wakeup
 from .sync import PRODUCE, SyncProducer, refuse_event_loop
 
 if TYPE_CHECKING:
     from .backends.channel_layer import ChannelLayerBridge
-    from .transactional import TransactionalBridge
 
 
 class PipelinedProducer(Producer):
@@ -106,10 +104,10 @@ class PipelinedSyncProducer(SyncProducer):
 
     _producer: PipelinedProducer
 
-    def __init__(self, bridge: TransactionalBridge, producer: PipelinedProducer) -> None:
-        bridge.refuse_transaction("A producer handle")
-        super().__init__(producer)
-        self._bridge = bridge
+    def __init__(
+        self, producer: PipelinedProducer, refuse_transaction: Callable[[str], object]
+    ) -> None:
+        super().__init__(producer, refuse_transaction=refuse_transaction)
         self._pipeline = producer.pipeline
 
     def publish(self, event: str, data: Any = None, *, key: str | None = None) -> None:
@@ -120,41 +118,14 @@ class PipelinedSyncProducer(SyncProducer):
             self._until(self._pipeline.has_room)
 
     def flush(self) -> None:
-        refuse_event_loop("flush", PRODUCE, blocks=True)
-        self._bridge.refuse_transaction("A producer handle")
+        self._refuse("flush")
         self._until(self._pipeline.settles_all())
         self._pipeline.check()
-
-    def release(self, *, wait: float = 0) -> None:
-        refuse_event_loop("release", PRODUCE, blocks=True)
-        self._bridge.refuse_transaction("A producer handle")
-        super().release(wait=wait)
-
-    def __enter__(self) -> Self:
-        refuse_event_loop("producer", PRODUCE, blocks=True)
-        self._bridge.refuse_transaction("A producer handle")
-        return super().__enter__()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            refuse_event_loop("producer", PRODUCE, blocks=True)
-            self._bridge.refuse_transaction("Ending a producer handle")
-        except (InsideEventLoop, InsideTransaction) as error:
-            if exc is None:
-                raise
-            exc.add_note(f"The run {self.run_id!r} could not be ended: {error}")
-            return
-        super().__exit__(exc_type, exc, traceback)
 
     def _until(self, ready: Callable[[], bool]) -> None:
         if ready():
             return
-        self._bridge.refuse_transaction("Waiting for a producer handle's commit")
+        self._refuse_transaction("Waiting for a producer handle's commit")
         with self._pipeline.settled:
             self._pipeline.check_process()
             while not self._pipeline.settled.wait_for(ready, SIGNAL_SECONDS):

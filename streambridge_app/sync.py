@@ -19,7 +19,7 @@ from .arguments import check_iterable
 from .bridge import Producer, StreamBridge, named
 from .cursor import Cursor
 from .events import RunId, StreamEvent
-from .exceptions import InsideEventLoop, RunNotFound
+from .exceptions import InsideEventLoop, InsideTransaction, RunNotFound
 from .items import Item
 from .runs import SUCCESS, RunState
 
@@ -30,6 +30,7 @@ Runner = Callable[[Coroutine[Any, Any, Any]], Any]
 
 PRODUCE: Final = "async with get_bridge().producer(…) as run: await run.publish(…)"
 _FOLLOW: Final = "async for event in get_bridge().subscribe(…)"
+_HANDLE: Final = "A producer handle"
 
 
 class SyncStreamBridge:
@@ -219,10 +220,29 @@ class SyncStreamBridge:
 class SyncProducer:
     """The blocking form of :class:`streambridge_app.bridge.Producer`."""
 
-    def __init__(self, producer: Producer, run: Runner = background.run) -> None:
+    def __init__(
+        self,
+        producer: Producer,
+        run: Runner = background.run,
+        refuse_transaction: Callable[[str], object] = str,
+    ) -> None:
+        """
+        Make the blocking form of a handle.
+
+        Args:
+            producer: the handle.
+            run: runs its coroutines.
+            refuse_transaction: raises InsideTransaction if what it is told of could wait for the
+                caller's transaction; ``str`` refuses nothing.
+
+        Raises:
+            InsideTransaction: the handle could.
+        """
+        refuse_transaction(_HANDLE)
         self.run_id = producer.run_id
         self._producer = producer
         self._run = run
+        self._refuse_transaction = refuse_transaction
 
     @property
     def cancel_requested(self) -> bool:
@@ -242,16 +262,16 @@ class SyncProducer:
 
     def flush(self) -> None:
         """Return when all that was accepted is committed: see :meth:`Producer.flush`."""
-        refuse_event_loop("flush", PRODUCE, blocks=True)
+        self._refuse("flush")
         self._run(self._producer.flush())
 
     def release(self, *, wait: float = 0) -> None:
         """Leave the run to its next producer: see :meth:`Producer.release`."""
-        refuse_event_loop("release", PRODUCE, blocks=True)
+        self._refuse("release")
         self._run(self._producer.release(wait=wait))
 
     def __enter__(self) -> Self:
-        refuse_event_loop("producer", PRODUCE, blocks=True)
+        self._refuse("producer")
         self._run(self._producer.__aenter__())
         return self
 
@@ -261,8 +281,19 @@ class SyncProducer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        refuse_event_loop("producer", PRODUCE, blocks=True)
+        try:
+            self._refuse("producer", "Ending a producer handle")
+        except (InsideEventLoop, InsideTransaction) as error:
+            if exc is None:
+                raise
+            exc.add_note(f"The run {self.run_id!r} could not be ended: {error}")
+            return
         self._run(self._producer.__aexit__(exc_type, exc, traceback))
+
+    def _refuse(self, call: str, what: str = _HANDLE) -> None:
+        """Raise the error of a call that would wait for its own caller: its loop, its block."""
+        refuse_event_loop(call, PRODUCE, blocks=True)
+        self._refuse_transaction(what)
 
 
 def _blocking(events: AsyncGenerator[T], run: Runner) -> Generator[T]:

@@ -165,9 +165,9 @@ class TransactionalBridge(SyncStreamBridge):
         producer = self._bridge.producer(
             run_id, take_over=take_over, raise_on_cancel=raise_on_cancel
         )
-        return PipelinedSyncProducer(self, producer)
+        return PipelinedSyncProducer(producer, self._refuse_transaction)
 
-    def refuse_transaction(self, what: str) -> None:
+    def _refuse_transaction(self, what: str) -> None:
         """Raise InsideTransaction if what it does could wait for the caller's transaction."""
         refuse(connections[self._using], what)
 

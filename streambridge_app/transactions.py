@@ -20,7 +20,8 @@ from .exceptions import InsideTransaction
 
 E = TypeVar("E", bound=Exception)
 
-_test_cases_count = True
+_overlooked: Callable[[], bool] = bool
+"""Whether the blocks of test cases are nobody's. Asked only inside of one."""
 
 
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:
@@ -29,23 +30,26 @@ def in_transaction(connection: BaseDatabaseWrapper) -> bool:
 
 
 @contextlib.contextmanager
-def overlooking_test_cases() -> Iterator[None]:
+def overlooking_test_cases(when: Callable[[], bool]) -> Iterator[None]:
     """
     Take the blocks in which ``django.test.TestCase`` runs a test for no transaction of anybody's.
 
     For a bridge that writes on the test's connection: what a test does outside of blocks of its
     own is then what its project does outside of any.
+
+    Args:
+        when: returns whether the bridge is such a one, by the settings as they are then.
     """
-    global _test_cases_count
-    _test_cases_count = False
+    global _overlooked
+    before, _overlooked = _overlooked, when
     try:
         yield
     finally:
-        _test_cases_count = True
+        _overlooked = before
 
 
 def _in_block(connection: BaseDatabaseWrapper) -> bool:
-    return connection.in_atomic_block and (_test_cases_count or not _is_test_case(connection))
+    return connection.in_atomic_block and not (_is_test_case(connection) and _overlooked())
 
 
 def _is_test_case(connection: BaseDatabaseWrapper) -> bool:
@@ -94,7 +98,8 @@ def with_hint(error: E, connection: BaseDatabaseWrapper) -> E:
     if _is_test_case(connection):
         error.add_note(
             "This is a test in a transaction, as TestCase has: put StreamBridgeTestMixin of "
-            "streambridge_app.testing first, or use a TransactionTestCase."
+            "streambridge_app.testing first, or use a TransactionTestCase, as a BACKEND of your "
+            "own needs."
         )
     return error
 

@@ -20,7 +20,6 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -37,7 +36,7 @@ from ..conf import streambridge_settings
 from ..cursor import Cursor
 from ..event_data import encode_data
 from ..events import RunId, check_event_name, check_key, check_run_id
-from ..exceptions import InsideTransaction, LogUnavailable, RunEnded, RunNotFound
+from ..exceptions import LogUnavailable, RunEnded, RunNotFound
 from ..follow import follow
 from ..guard import guarded
 from ..handover import extend_lease
@@ -85,11 +84,10 @@ class InTransactionSyncBridge(SyncStreamBridge):
     def producer(
         self, run_id: RunId, *, take_over: bool = False, raise_on_cancel: bool = False
     ) -> SyncProducer:
-        self._refuse_transaction("A producer handle")
         producer = self._bridge.producer(
             run_id, take_over=take_over, raise_on_cancel=raise_on_cancel
         )
-        return _SyncProducer(producer, self._run, self._refuse_transaction)
+        return SyncProducer(producer, self._run, self._refuse_transaction)
 
     def _refuse_transaction(self, what: str) -> None:
         refuse(connections[self._bridge.using], what)
@@ -312,46 +310,6 @@ class _Producer(Producer):
         how = {"status": SUCCESS, "error": None, **how}
         with contextlib.suppress(RunEnded):
             await self._append(Write(*new_end(self.run_id, how["status"], how["error"])))
-
-
-class _SyncProducer(SyncProducer):
-    """Its blocking form, which its caller's transaction is refused to as elsewhere."""
-
-    def __init__(
-        self,
-        producer: Producer,
-        run: Callable[[Coroutine[Any, Any, Any]], Any],
-        refuse_transaction: Callable[[str], None],
-    ) -> None:
-        super().__init__(producer, run)
-        self._refuse_transaction = refuse_transaction
-
-    def flush(self) -> None:
-        self._refuse_transaction("A producer handle")
-        super().flush()
-
-    def release(self, *, wait: float = 0) -> None:
-        self._refuse_transaction("A producer handle")
-        super().release(wait=wait)
-
-    def __enter__(self) -> Self:
-        self._refuse_transaction("A producer handle")
-        return super().__enter__()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self._refuse_transaction("Ending a producer handle")
-        except InsideTransaction as error:
-            if exc is None:
-                raise
-            exc.add_note(f"The run {self.run_id!r} could not be ended: {error}")
-            return
-        super().__exit__(exc_type, exc, traceback)
 
 
 class _Source:

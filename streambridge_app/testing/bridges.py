@@ -26,19 +26,23 @@ def clean_bridge(*, commits: bool) -> Iterator[None]:
     Let what is tested in the block have a bridge of its own.
 
     Where the settings name the default backend, that works on the test's connection if the test
-    commits nothing, and on SQLite in memory, where its threads would lock each other out.
+    commits nothing, and on SQLite in memory, where its threads would lock each other out. Any other
+    backend stays what it is, and to that the test's transaction is one.
 
     Args:
         commits: whether the test commits what it writes.
     """
 
+    def is_replaced() -> bool:
+        is_default = streambridge_settings.BACKEND == _REPLACED
+        return is_default and (not commits or _is_in_memory())
+
     def choose(path: str) -> str:
-        on_connection = not commits or _is_in_memory()
-        return _REPLACEMENT if path == _REPLACED and on_connection else path
+        return _REPLACEMENT if is_replaced() else path
 
     registry.reset()
     try:
-        with registry.choosing(choose), overlooking_test_cases():
+        with registry.choosing(choose), overlooking_test_cases(is_replaced):
             yield
     finally:
         registry.reset()

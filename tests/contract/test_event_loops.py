@@ -86,6 +86,16 @@ async def test_a_sync_handle_is_refused_on_an_event_loop(bridge, sync_bridge, in
     assert data(await replay(bridge, "run")) == [1]
 
 
+async def test_a_block_that_is_left_on_an_event_loop_keeps_its_own_error(
+    bridge, sync_bridge, in_thread
+):
+    run = await in_thread(lambda: sync_bridge.producer("run").__enter__())
+    error = ValueError("of the block")
+    run.__exit__(ValueError, error, None)
+    assert "'run' could not be ended" in error.__notes__[0]
+    await in_thread(run.__exit__, None, None, None)
+
+
 async def test_a_sync_subscription_is_refused_on_an_event_loop(bridge, sync_bridge, in_thread):
     await publish(bridge, "run", 2)
     events = await in_thread(sync_bridge.subscribe, "run")

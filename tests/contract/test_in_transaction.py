@@ -1,6 +1,7 @@
 """The bridge of other people's tests: the contract again, in a transaction that never commits."""
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Iterator
 from types import ModuleType
@@ -13,6 +14,7 @@ from django.test import TestCase
 from pytest_django import Settings
 
 from streambridge_app import END_SENTINEL, get_bridge, get_sync_bridge
+from streambridge_app.backends.channel_layer import ChannelLayerBridge
 from streambridge_app.exceptions import (
     BridgeClosed,
     CancelRequested,
@@ -122,16 +124,41 @@ def test_wish_to_cancel_reaches_an_open_handle(stack):
 def test_block_of_the_code_under_test_is_still_one(stack):
     bridge = get_sync_bridge()
     handle = bridge.producer("handle")
+    entered = bridge.producer("entered").__enter__()
     with transaction.atomic(using=stack.database):
         bridge.publish("run", "number", 1)
         with pytest.raises(InsideTransaction):
             bridge.producer("run")
         with pytest.raises(InsideTransaction):
             handle.__enter__()
+        for call in (entered.flush, entered.release):
+            with pytest.raises(InsideTransaction, match="A producer handle"):
+                call()
+        with pytest.raises(InsideTransaction, match="Ending a producer handle"):
+            entered.__exit__(None, None, None)
         with pytest.raises(InsideTransaction):
             async_to_sync(get_bridge().publish)("run", "number", 2)
         transaction.set_rollback(True, using=stack.database)
     assert not bridge.run_exists("run")
+
+
+def test_block_that_is_left_on_an_event_loop_keeps_its_own_error(stack):
+    run = get_sync_bridge().producer("run").__enter__()
+    error = ValueError("of the block")
+
+    async def leave():
+        run.__exit__(ValueError, error, None)
+
+    async_to_sync(leave)()
+    assert "'run' could not be ended" in error.__notes__[0]
+
+
+def test_clean_bridge_within_a_clean_bridge_leaves_the_outer_one_as_it_was(stack):
+    with clean_bridge(commits=False):
+        get_sync_bridge().publish("run", "number", 1)
+    with get_sync_bridge().producer("run") as run:
+        run.publish("number", 2)
+    assert data(get_sync_bridge().events("run")) == [1, 2]
 
 
 def test_signals_are_sent_at_once_and_in_a_block_at_its_commit(stack):
@@ -212,3 +239,22 @@ def test_memory_backend_begins_each_block_empty(settings):
             assert not get_sync_bridge().run_exists("run")
             get_sync_bridge().publish("run", "number", 1)
             assert type(get_bridge()).__name__ == "MemoryBridge"
+
+
+class OwnBridge(ChannelLayerBridge):
+    """The backend of a project that has changed the default one."""
+
+
+@pytest.mark.parametrize("set_by", ["the project", "the test"])
+def test_own_backend_refuses_what_would_wait_for_the_test(db, settings, set_by):
+    with contextlib.ExitStack() as block:
+        if set_by == "the test":
+            block.enter_context(clean_bridge(commits=False))
+        settings.STREAMBRIDGE = {"BACKEND": f"{__name__}.OwnBridge"}
+        if set_by == "the project":
+            block.enter_context(clean_bridge(commits=False))
+        with pytest.raises(InsideTransaction):
+            get_sync_bridge().producer("run")
+        with pytest.raises(InsideTransaction):
+            async_to_sync(get_bridge().publish)("run", "number", 1)
+        assert type(get_bridge()) is OwnBridge

@@ -102,7 +102,6 @@ PURE = {*LAYERS[0], *LAYERS[1]}
 FOR_TYPES_ONLY = {
     ("bridge", "sync"),
     ("pipelined", "backends.channel_layer"),
-    ("pipelined", "transactional"),
     ("testing.plugin", "testing.published"),
     ("testing.plugin", "testing.sse_client"),
     ("transactional", "backends.channel_layer"),
