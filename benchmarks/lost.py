@@ -59,7 +59,7 @@ def main() -> None:
 async def _measure(rate: int, seconds: float, losing: bool) -> list[float]:
     """Return the delays in milliseconds."""
     from streambridge_app import END_SENTINEL, HEARTBEAT_SENTINEL, get_bridge
-    from streambridge_app.redis_pubsub import Message, Publisher
+    from streambridge_app.wake.redis import Message, Publisher
 
     sent, send = itertools.count(1), Publisher.send
 

@@ -8,8 +8,8 @@ Whoever sends it decides who may follow::
 
 from pathlib import Path
 
+from streambridge_app import SyncProducer
 from streambridge_app.contrib.celery import streamed_task
-from streambridge_app.sync import SyncProducer
 
 from .jobs import checksums
 

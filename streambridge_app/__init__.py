@@ -1,10 +1,17 @@
 """StreamBridge for Django: follow what background workers do, live, without losing an event."""
 
-from .bridge import Producer, StreamBridge
-from .events import END_SENTINEL, HEARTBEAT_SENTINEL, GapEvent, StreamEvent
+from .contract import (
+    END_SENTINEL,
+    HEARTBEAT_SENTINEL,
+    GapEvent,
+    Producer,
+    RunState,
+    StreamBridge,
+    StreamEvent,
+    SyncProducer,
+    SyncStreamBridge,
+)
 from .registry import get_bridge, get_sync_bridge
-from .runs import RunState
-from .sync import SyncProducer, SyncStreamBridge
 
 __all__ = [
     "END_SENTINEL",

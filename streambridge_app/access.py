@@ -15,12 +15,11 @@ from asgiref.sync import sync_to_async
 from django.core import signing
 from django.utils.module_loading import import_string
 
-from . import cursor as cursors
 from .conf import streambridge_settings
-from .events import RunId, check_run_id
-from .exceptions import RunNotFound
+from .contract import RunId, RunState, check_run_id
+from .contract import cursor as cursors
+from .exceptions import RunNotFound, run_not_found
 from .registry import get_bridge
-from .runs import RunState
 
 NOT_FOUND: Final = "There is no such run, or it is not yours to see."
 
@@ -183,7 +182,7 @@ async def admit_follower(access: Access, cursor: cursors.Cursor) -> RunState | N
     """
     run = await admit(access)
     if run is None and isinstance(cursor, cursors.After):
-        raise RunNotFound(access.run_id)
+        raise run_not_found(access.run_id)
     return run
 
 

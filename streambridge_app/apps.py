@@ -1,7 +1,8 @@
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
 
-from . import checks, ownership, redaction
+from . import checks, ownership
+from .runtime import redaction
 
 
 class StreamBridgeConfig(AppConfig):
@@ -10,7 +11,7 @@ class StreamBridgeConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import retention  # models can't be imported before
+        from .log import retention
 
         checks.install()
         ownership.install()

@@ -53,8 +53,8 @@ from django.db import connections
 from django.utils.module_loading import import_string
 
 from .access import Authorizer
-from .bridge import StreamBridge
 from .conf import NAME, OPTIONS, given
+from .contract import StreamBridge
 
 TAG: Final = "streambridge"
 
@@ -334,8 +334,8 @@ def check_gzip(**kwargs: Any) -> list[CheckMessage]:
             "On this version of Django, GZipMiddleware holds streamed responses back until its "
             "buffer is full. StreamBridge's own streams pass it by; those of views that build "
             "another streaming response from get_bridge() don't.",
-            "Return streambridge_app.streaming.event_stream_response(), use Django 6.1 or newer, "
-            f"or silence this with SILENCED_SYSTEM_CHECKS = ['{TAG}.W004'].",
+            "Return streambridge_app.serve.event_stream.event_stream_response(), use Django 6.1 or "
+            f"newer, or silence this with SILENCED_SYSTEM_CHECKS = ['{TAG}.W004'].",
         )
     ]
 

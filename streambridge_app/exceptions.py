@@ -101,3 +101,57 @@ class LogUnavailable(StreamBridgeError, ConnectionError):
         """Whether the database may be back in a moment; not a lock's timeout or a full disk."""
         self.locked = locked
         """Whether another transaction held a lock for too long."""
+
+
+# Makers: whoever raises one of these says the same.
+
+
+def run_exists(run_id: str) -> RunExists:
+    """Return the error of an id that is taken."""
+    return RunExists(f"A run with the id {run_id!r} exists already.")
+
+
+def run_not_found(run_id: str) -> RunNotFound:
+    """Return the error of an id that names no run."""
+    return RunNotFound(f"There is no run with the id {run_id!r}.")
+
+
+def run_ended(run_id: str, *, or_deleted: bool = False) -> RunEnded:
+    """Return the error of a publish to a run that has ended, or perhaps was deleted."""
+    fate = "has ended or was deleted" if or_deleted else "has ended"
+    return RunEnded(f"The run {run_id!r} {fate}; its log takes no further event.")
+
+
+def nothing_to_cancel(run_id: str) -> RunEnded:
+    """Return the error of a wish to cancel a run that has ended."""
+    return RunEnded(f"The run {run_id!r} has ended; there is nothing left to cancel.")
+
+
+def cancel_requested(run_id: str) -> CancelRequested:
+    """Return the error of a handle whose run is asked to stop."""
+    return CancelRequested(f"The run {run_id!r} was asked to stop.")
+
+
+def producer_fenced(run_id: str) -> ProducerFenced:
+    """Return the error of a handle whose run another has taken over."""
+    return ProducerFenced(f"Another producer has taken the run {run_id!r} over; stop this one.")
+
+
+def producer_released(run_id: str) -> ProducerFenced:
+    """Return the error of a handle that has left its run to the next one."""
+    return ProducerFenced(f"This producer has released the run {run_id!r}; open another.")
+
+
+def producer_left(run_id: str) -> RunEnded:
+    """Return the error of a handle whose block has been left."""
+    return RunEnded(f"This producer has left the run {run_id!r}, which ends with its block.")
+
+
+def bridge_closed() -> BridgeClosed:
+    """Return the error of a bridge that was closed."""
+    return BridgeClosed("This bridge was closed. Get a new one from get_bridge().")
+
+
+def interpreter_ending() -> BridgeClosed:
+    """Return the error of work that comes when the interpreter ends."""
+    return BridgeClosed("The interpreter is ending: it takes no new thread.")

@@ -15,8 +15,8 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from .conf import streambridge_settings
+from .contract import CANCELLED, ERROR, LOST, RUNNING, SUCCESS
 from .ownership import OwnerField
-from .runs import CANCELLED, ERROR, LOST, RUNNING, SUCCESS
 
 M = TypeVar("M", bound=models.Model)
 

@@ -16,12 +16,9 @@ from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.module_loading import import_string
 
-from . import green_threads
-from .bridge import StreamBridge
-from .closing import close_within
 from .conf import NAME, streambridge_settings
-from .database_creation import before_test_databases
-from .sync import SyncStreamBridge
+from .contract import StreamBridge, SyncStreamBridge, close_within
+from .runtime import before_test_databases, green_threads
 
 EXIT_DEADLINE: Final = 5.0
 """Seconds for which the end of the process, or of a test, waits for what was accepted."""
@@ -90,7 +87,8 @@ def get_sync_bridge() -> SyncStreamBridge:
         GreenThreadsUnsupported: the threads of the process are eventlet's, or were patched late.
     """
     bridge = get_bridge()
-    return (bridge.sync_class or SyncStreamBridge)(bridge)
+    sync_bridge: SyncStreamBridge = (bridge.sync_class or SyncStreamBridge)(bridge)
+    return sync_bridge
 
 
 def reset(*, block: bool = False) -> None:

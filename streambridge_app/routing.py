@@ -9,8 +9,7 @@ from urllib.parse import urlparse
 from channels.security.websocket import AllowedHostsOriginValidator
 from django.urls import path
 
-from . import converters as converters  # registers the converter
-from .consumers import OriginRefused, RunConsumer, RunsConsumer
+from .serve import OriginRefused, RunConsumer, RunsConsumer
 
 Scope = MutableMapping[str, Any]
 

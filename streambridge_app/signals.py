@@ -19,10 +19,10 @@ from typing import Any, Final
 from django.db import close_old_connections, connections
 from django.dispatch import Signal
 
-from . import green_threads
+from .contract import LOST
+from .log import Written
 from .models import Run
-from .runs import LOST
-from .writes import Written
+from .runtime import green_threads
 
 run_started = Signal()
 """The first event of a run was written."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from celery import shared_task
 
 from .backends.channel_layer import ChannelLayerBridge
-from .connections import committing
-from .guard import guarded
+from .log import committing, guarded, sweep_alone
 from .registry import get_bridge
-from .sweeper import sweep_alone
 
 
 @shared_task(name="streambridge.sweep", ignore_result=True)  # type: ignore[untyped-decorator]

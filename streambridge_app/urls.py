@@ -1,7 +1,6 @@
 from django.urls import path
 
-from . import converters as converters  # registers the converter
-from . import views
+from .serve import views
 
 app_name = "streambridge"
 

@@ -23,40 +23,42 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils import timezone
 
-from .. import background, log, retention
-from ..announcer import Announcer
-from ..arguments import (
-    check_delay,
-    check_keep,
-    check_subscription,
-    milliseconds,
-)
-from ..bridge import StreamBridge, closed
-from ..callers import refuse_transaction_of, waiting_caller
-from ..closing import shut
+from .. import log
 from ..conf import NAME, streambridge_settings
-from ..cursor import Cursor
-from ..event_data import encode_data
-from ..events import RunId, check_event_name, check_key, check_run_id
-from ..exceptions import LogUnavailable, RunEnded
-from ..follow import follow
-from ..handover import extend_lease
-from ..hub import Hub, HubOptions
-from ..items import Item
-from ..keeper import Keeper
-from ..layer import is_process_local
-from ..lifecycle import new_end, new_run
-from ..pipeline import Pipeline
-from ..pipelined import PipelinedProducer
-from ..recovery import Appender
-from ..runs import SUCCESS, RunState
+from ..contract import (
+    SUCCESS,
+    Cursor,
+    Item,
+    RunId,
+    RunState,
+    check_delay,
+    check_event_name,
+    check_keep,
+    check_key,
+    check_run_id,
+    check_subscription,
+    encode_data,
+    milliseconds,
+    new_end,
+    new_run,
+    shut,
+)
+from ..exceptions import LogUnavailable, RunEnded, bridge_closed
+from ..follow import Hub, HubOptions, follow
+from ..log import Appender, LogThreads, Watch, Written, extend_lease, retention
+from ..publish import (
+    Keeper,
+    Pipeline,
+    PipelinedProducer,
+    Publication,
+    Writer,
+    refuse_transaction_of,
+    waiting_caller,
+)
+from ..runtime import background
 from ..signals import SignalThread
-from ..slots import Publication
-from ..threads import LogThreads
-from ..transactional import TransactionalBridge
-from ..watch import Watch
-from ..writer import Writer
-from ..writes import Written
+from ..wake import Announcer, is_process_local
+from .transactional import DatabaseBridge, TransactionalBridge
 
 HUB_DEADLINE: Final = 2.0
 """Seconds for which closing waits for the part of an event loop, which may be busy or stopped."""
@@ -75,7 +77,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class ChannelLayerBridge(StreamBridge):
+class ChannelLayerBridge(DatabaseBridge):
     """Keeps every event in the database and tells servers over the channel layer."""
 
     sync_class = TransactionalBridge
@@ -299,7 +301,7 @@ class ChannelLayerBridge(StreamBridge):
         """Raise BridgeClosed after :meth:`close`, and in a process forked from ours."""
         self._readers.check_process()
         if self.closed:
-            raise closed()
+            raise bridge_closed()
 
     def committed(self, written: Sequence[Written]) -> None:
         """Tell the world what was committed: clients first."""

@@ -26,27 +26,38 @@ from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 from django.utils import timezone
 
-from .. import background, log, reading, retention
-from ..alarm import Alarm, resolve
-from ..arguments import check_delay, check_keep, check_subscription, milliseconds
-from ..batch import Batch
-from ..bridge import Producer, StreamBridge, closed, fenced
-from ..callers import refuse_transaction_of, waiting_caller
+from .. import log
 from ..conf import streambridge_settings
-from ..cursor import Cursor
-from ..event_data import encode_data
-from ..events import RunId, check_event_name, check_key, check_run_id
-from ..exceptions import LogUnavailable, RunEnded, RunNotFound
+from ..contract import (
+    SUCCESS,
+    Batch,
+    Cursor,
+    Item,
+    Producer,
+    RunHead,
+    RunId,
+    RunState,
+    StreamBridge,
+    SyncProducer,
+    SyncStreamBridge,
+    check_delay,
+    check_event_name,
+    check_keep,
+    check_key,
+    check_run_id,
+    check_subscription,
+    encode_data,
+    milliseconds,
+    new_end,
+    new_run,
+)
+from ..exceptions import LogUnavailable, RunEnded, RunNotFound, bridge_closed, producer_fenced
 from ..follow import follow
-from ..guard import guarded
-from ..handover import extend_lease
-from ..items import Item
-from ..lifecycle import new_end, new_run
-from ..runs import SUCCESS, RunHead, RunState
+from ..log import Write, Written, extend_lease, guarded, in_transaction, refuse, retention
+from ..log import read as reading
+from ..publish import refuse_transaction_of, waiting_caller
+from ..runtime import Alarm, background, resolve
 from ..signals import send_signals
-from ..sync import SyncProducer, SyncStreamBridge
-from ..transactions import in_transaction, refuse
-from ..writes import Write, Written
 
 LOOK_SECONDS: Final = 0.02
 """Seconds between a client's looks for what came past this bridge: from the ORM, for one."""
@@ -213,7 +224,7 @@ class InTransactionBridge(StreamBridge):
     async def read(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that uses the database on the thread on which the ORM would."""
         if self.closed:
-            raise closed()
+            raise bridge_closed()
         call = partial(_guarded, self.using, function, *args, **kwargs)
         calls = _calls.get()
         if calls is not None:
@@ -304,7 +315,7 @@ class _Producer(Producer):
         with contextlib.suppress(RunNotFound):
             run = await self._bridge.get_run(self.run_id)
             if run.epoch == claim.epoch and run.generation != claim.generation:
-                raise fenced(self.run_id)
+                raise producer_fenced(self.run_id)
 
     async def _end(self, **how: Any) -> None:
         how = {"status": SUCCESS, "error": None, **how}
@@ -313,7 +324,7 @@ class _Producer(Producer):
 
 
 class _Source:
-    """A :class:`streambridge_app.follow.Source` that looks at the log again and again."""
+    """A run that is looked at in the log, again and again."""
 
     def __init__(self, bridge: InTransactionBridge, run_id: str) -> None:
         self._bridge = bridge

@@ -23,28 +23,45 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Self
 
-from .. import background
-from ..alarm import Alarm, resolve
-from ..arguments import (
-    check_delay,
-    check_keep,
-    check_subscription,
-    milliseconds,
-)
-from ..batch import Batch
-from ..bridge import Producer, StreamBridge, closed, fenced
-from ..closing import shut
 from ..conf import streambridge_settings
-from ..cursor import Cursor
-from ..event_data import encode_data
-from ..events import RunId, check_event_name, check_key, check_run_id
-from ..exceptions import RunEnded, RunExists, RunNotFound
+from ..contract import (
+    RUNNING,
+    SUCCESS,
+    Batch,
+    Cursor,
+    Item,
+    Producer,
+    RunHead,
+    RunId,
+    RunState,
+    StreamBridge,
+    check_delay,
+    check_event_name,
+    check_keep,
+    check_key,
+    check_run_id,
+    check_subscription,
+    encode_data,
+    error_in,
+    milliseconds,
+    new_end,
+    new_loss,
+    new_run,
+    shut,
+)
+from ..exceptions import (
+    RunEnded,
+    bridge_closed,
+    nothing_to_cancel,
+    producer_fenced,
+    run_ended,
+    run_exists,
+    run_not_found,
+)
 from ..follow import follow
-from ..items import Item
-from ..lifecycle import new_end, new_loss, new_run
-from ..runs import RUNNING, SUCCESS, RunHead, RunState, error_in
+from ..log import Written
+from ..runtime import Alarm, background, resolve
 from ..signals import SignalThread
-from ..writes import Written
 
 HELD_LOOK: Final = 1.0
 """Seconds between a client's looks whether a run that is past its lease still has a handle."""
@@ -176,7 +193,7 @@ class MemoryBridge(StreamBridge):
         )
         with self._lock:
             if self._find(new.run_id) is not None:
-                raise RunExists(f"A run with the id {new.run_id!r} exists already.")
+                raise run_exists(new.run_id)
             self._create(*new)
         self._wake(new.run_id)
         return new.run_id
@@ -265,7 +282,7 @@ class MemoryBridge(StreamBridge):
         with self._lock:
             run = self._existing(run_id)
             if run.status != RUNNING:
-                raise RunEnded(f"The run {run_id!r} has ended; there is nothing left to cancel.")
+                raise nothing_to_cancel(run_id)
             run.cancel_requested = True
 
     async def trim(self, run_id: RunId, *, keep: int) -> int:
@@ -314,7 +331,7 @@ class MemoryBridge(StreamBridge):
         with self._lock:
             run = self._find(handle.run_id) or self._create(handle.run_id)
             if run.status != RUNNING:
-                raise _ended(handle.run_id)
+                raise run_ended(handle.run_id)
             run.generation += take_over
             if self._lease_ms is not None:
                 run.lease = self._lease_ms / 1000
@@ -335,7 +352,7 @@ class MemoryBridge(StreamBridge):
         with self._lock:
             run = self._find(run_id)
             if run is not None and run.epoch == epoch and run.generation != generation:
-                raise fenced(run_id)
+                raise producer_fenced(run_id)
 
     async def close(self) -> None:
         self.closed = True
@@ -382,7 +399,7 @@ class MemoryBridge(StreamBridge):
 
     def _find(self, run_id: str) -> _Run | None:
         if self.closed:
-            raise closed()
+            raise bridge_closed()
         run = self._runs.get(run_id)
         if run is None:
             return None
@@ -409,7 +426,7 @@ class MemoryBridge(StreamBridge):
     def _existing(self, run_id: str) -> _Run:
         run = self._find(run_id)
         if run is None:
-            raise RunNotFound(f"There is no run with the id {run_id!r}.")
+            raise run_not_found(run_id)
         return run
 
     def _append(
@@ -429,11 +446,11 @@ class MemoryBridge(StreamBridge):
             if run is None and epoch is None:
                 run = self._create(run_id)
             if run is None or epoch not in (None, run.epoch):
-                raise _ended(run_id)
+                raise run_ended(run_id)
             if key in run.keys:
                 return
             if run.status != RUNNING:
-                raise _ended(run_id)
+                raise run_ended(run_id)
             written = self._write(run, run_id, names, data, end)
             if key is not None:
                 run.keys.add(key)
@@ -550,7 +567,7 @@ class _Producer(Producer):
 
 
 class _Source:
-    """A :class:`streambridge_app.follow.Source` over the dict."""
+    """A :class:`streambridge_app.follow.subscription.Source` over the dict."""
 
     def __init__(self, bridge: MemoryBridge, run_id: str) -> None:
         self._bridge = bridge
@@ -594,7 +611,3 @@ class _Source:
                 await waiter
         finally:
             self._bridge.remove_waker(self._run_id, waker)
-
-
-def _ended(run_id: str) -> RunEnded:
-    return RunEnded(f"The run {run_id!r} has ended; its log takes no further event.")

@@ -20,10 +20,9 @@ from celery import shared_task, states
 from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Ignore, Reject, Retry
 
-from ..bridge import cancel_requested
-from ..exceptions import CancelRequested, ProducerFenced, RunEnded
+from ..contract import SyncProducer
+from ..exceptions import CancelRequested, ProducerFenced, RunEnded, cancel_requested
 from ..registry import get_sync_bridge
-from ..sync import SyncProducer
 from .enqueue import START_SECONDS, end_if_refused, enqueue, seconds_until
 
 logger = logging.getLogger("streambridge")

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from django.db import connections
 
-from .. import background
 from ..conf import streambridge_settings
 from ..exceptions import InsideTransaction
+from ..log import after_commits, is_manual, may_block_others
 from ..registry import get_bridge, get_sync_bridge
-from ..transactions import after_commits, is_manual, may_block_others
+from ..runtime import background
 
 START_SECONDS: Final = 86_400.0
 """Seconds after it is due in which a task has to start by default: longer than any queue's wait."""

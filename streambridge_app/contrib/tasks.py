@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar,
 
 import django
 
-from ..bridge import Producer, cancel_requested
+from ..contract import Producer, SyncProducer
+from ..exceptions import cancel_requested
 from ..registry import get_bridge, get_sync_bridge
-from ..sync import SyncProducer
 from .enqueue import START_SECONDS, end_if_refused, enqueue, seconds_until
 
 try:

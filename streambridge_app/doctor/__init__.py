@@ -21,8 +21,12 @@ from . import (
     sqlite,
 )
 from .check import Check, Visit, blocking
-from .findings import Found
+from .examination import examine
+from .findings import FAIL, OK, WARNING, Found, Outcome
+from .partner import Partner, serve
 from .times import shown
+
+__all__ = ["CHECKS", "FAIL", "OK", "WARNING", "Outcome", "Partner", "Visit", "examine", "serve"]
 
 START_SECONDS: Final = 30.0
 """Seconds for the start of the second process: a project's imports may take long."""

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from channels.routing import URLRouter
 from django.urls import converters, get_resolver
 
-from ..converters import RunIdConverter
+from ..serve import RunIdConverter
 
 MOST_OBJECTS: Final = 1000
 """Parts of an ASGI application that are looked at for routes, at most."""

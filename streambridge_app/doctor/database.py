@@ -14,7 +14,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 
 from ..conf import streambridge_settings
-from ..connections import own_connection
+from ..log import own_connection
 from ..models import Run
 from .findings import FAIL, Found, Problem
 from .times import shown

@@ -12,8 +12,7 @@ from channels.layers import get_channel_layer
 from django.conf import settings
 
 from ..conf import streambridge_settings
-from ..groups import Groups, open_groups
-from ..layer import is_process_local
+from ..wake import Groups, is_process_local, open_groups
 from .check import Visit
 from .findings import WARNING, Found, Problem
 from .times import median_and_worst

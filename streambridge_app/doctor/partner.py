@@ -22,9 +22,9 @@ from typing import IO, Any, Final, NoReturn
 
 from channels.layers import get_channel_layer
 
-from .. import background
 from ..conf import streambridge_settings
 from ..registry import get_bridge
+from ..runtime import background
 from .findings import Failed
 
 PAUSE: Final = 0.02

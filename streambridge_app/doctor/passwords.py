@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from django.conf import settings
 
-from ..redaction import redact
+from ..runtime import redact
 
 HIDDEN: Final = "***"
 

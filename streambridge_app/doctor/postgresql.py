@@ -10,7 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..checks import ENCODING_HINT
 from ..conf import streambridge_settings
-from ..connections import own_connection
+from ..log import own_connection
 from .database import query
 from .findings import FAIL, WARNING, Found, Problem
 

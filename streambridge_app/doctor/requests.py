@@ -10,10 +10,9 @@ from typing import Any, Final
 
 from django.conf import settings
 
-from .. import views
 from ..access import make_run_token
-from ..consumers import RunConsumer
 from ..registry import get_bridge
+from ..serve import RunConsumer, views
 from .addresses import Address, http_addresses, socket_addresses
 from .check import Visit, in_thread
 from .client import Answer, ask, converse

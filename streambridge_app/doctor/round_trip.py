@@ -11,8 +11,7 @@ from typing import Final
 from django.db import transaction
 
 from ..backends.channel_layer import ChannelLayerBridge
-from ..bridge import StreamBridge
-from ..events import END_SENTINEL, HEARTBEAT_SENTINEL
+from ..contract import END_SENTINEL, HEARTBEAT_SENTINEL, StreamBridge
 from ..registry import get_bridge, get_sync_bridge
 from .check import Visit, in_thread
 from .database import log_connection

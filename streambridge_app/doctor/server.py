@@ -11,8 +11,7 @@ from django.urls import Resolver404, resolve
 from django.utils.module_loading import import_string
 
 from ..asgi import is_controlled
-from ..consumers import RunsConsumer
-from ..views import stream
+from ..serve import RunsConsumer, stream
 from .addresses import Address, http_addresses, socket_addresses
 from .check import Visit, in_thread
 from .client import converse

@@ -10,10 +10,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
-from .. import background
 from ..conf import streambridge_settings
-from ..connections import committing
 from ..exceptions import StreamBridgeError
+from ..log import committing
+from ..runtime import background
 
 T = TypeVar("T")
 

@@ -12,11 +12,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 from unittest.mock import ANY
 
-from ..event_data import encode_data
-from ..events import HEARTBEAT_SENTINEL, StreamEvent
+from ..contract import HEARTBEAT_SENTINEL, SUCCESS, RunState, StreamEvent, encode_data
 from ..exceptions import InvalidEvent, RunNotFound
 from ..registry import get_bridge, get_sync_bridge
-from ..runs import SUCCESS, RunState
 
 ALL: Final = sys.maxsize
 

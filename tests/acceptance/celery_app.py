@@ -7,8 +7,8 @@ from pathlib import Path
 from celery.exceptions import Ignore
 
 from project.celery import app
+from streambridge_app import SyncProducer
 from streambridge_app.contrib.celery import streamed_task
-from streambridge_app.sync import SyncProducer
 
 __all__ = ["app"]
 

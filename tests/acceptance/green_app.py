@@ -7,11 +7,10 @@ from celery import shared_task
 from django.db import connections, transaction
 
 from project.celery import app
-from streambridge_app import END_SENTINEL, get_sync_bridge
+from streambridge_app import END_SENTINEL, SyncProducer, get_sync_bridge
 from streambridge_app.conf import streambridge_settings
 from streambridge_app.contrib.celery import streamed_task
 from streambridge_app.exceptions import StreamBridgeError
-from streambridge_app.sync import SyncProducer
 
 __all__ = ["app"]
 

@@ -11,7 +11,7 @@ import websockets
 
 from streambridge_app import get_bridge
 from streambridge_app.conf import OPTIONS
-from streambridge_app.consumers import SERVICE_RESTART
+from streambridge_app.serve.consumers import SERVICE_RESTART
 from tests.acceptance.clients import SseClient, socket_frames
 from tests.acceptance.conftest import STACKS, VISIBLE, Deployment
 from tests.services import AsgiServer, async_wait_until

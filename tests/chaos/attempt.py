@@ -22,9 +22,8 @@ from typing import Any, Final
 
 from django.db import Error, close_old_connections, transaction
 
-from streambridge_app import get_bridge, get_sync_bridge
+from streambridge_app import SyncProducer, get_bridge, get_sync_bridge
 from streambridge_app.exceptions import CancelRequested, LogUnavailable, ProducerFenced, RunEnded
-from streambridge_app.sync import SyncProducer
 from tests.chaos.schedule import Job
 
 PAUSE: Final = 0.2

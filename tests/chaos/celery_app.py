@@ -18,8 +18,8 @@ from typing import Any, Final
 from celery.exceptions import Reject, Retry
 
 from project.celery import app
+from streambridge_app import SyncProducer
 from streambridge_app.contrib.celery import streamed_task
-from streambridge_app.sync import SyncProducer
 from tests.chaos.attempt import OUTCOMES, Attempt
 from tests.chaos.schedule import Job
 

@@ -8,7 +8,7 @@ from channels.layers import BaseChannelLayer, InMemoryChannelLayer
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
-from streambridge_app.groups import PROBE_TYPE
+from streambridge_app.wake.groups import PROBE_TYPE
 
 
 class Unreliable:

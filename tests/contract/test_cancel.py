@@ -7,10 +7,10 @@ import sys
 import pytest
 from django.db import connections, transaction
 
-from streambridge_app import liveness
 from streambridge_app.exceptions import CancelRequested
+from streambridge_app.log import leases
+from streambridge_app.log.watch import Watch
 from streambridge_app.models import Run
-from streambridge_app.watch import Watch
 from tests.contract.clients import client, data, deadline, replay
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import async_wait_until, spawn
@@ -132,7 +132,7 @@ SILENCE = 3.0
 @pytest.fixture
 def prompt(monkeypatch):
     """Let a run be cancelled with hardly more than the delay it asks for."""
-    monkeypatch.setattr(liveness, "WATCH_SLACK", 500)
+    monkeypatch.setattr(leases, "WATCH_SLACK", 500)
 
 
 async def visit(bridge, run_id):
@@ -229,7 +229,7 @@ async def test_clients_get_the_time_to_come_back_after_an_outage(
 
     async def cancelled_at(*moments, followed=()):
         for moment in moments:
-            monkeypatch.setattr(liveness, "lease_clock", lambda using, now=start + moment: now)
+            monkeypatch.setattr(leases, "lease_clock", lambda using, now=start + moment: now)
             await in_thread(watch.look, followed)
         return (await bridge.get_run("run")).cancel_requested
 
@@ -242,7 +242,7 @@ async def test_clients_get_the_time_to_come_back_after_an_outage(
 async def test_word_of_a_client_is_written_though_publishers_hold_the_run(
     bridge, stack, in_thread, monkeypatch
 ):
-    monkeypatch.setattr(liveness, "LOCK_PATIENCE", 50)
+    monkeypatch.setattr(leases, "LOCK_PATIENCE", 50)
     await bridge.create_run("run", cancel_after=30)
     await bridge.create_run("held", cancel_after=30)
     outer = transaction.atomic(using=stack.database)
@@ -253,7 +253,7 @@ async def test_word_of_a_client_is_written_though_publishers_hold_the_run(
 
     def note(now):
         try:
-            liveness.note_clients({"run", "held"}, now, stack.database)
+            leases.note_clients({"run", "held"}, now, stack.database)
             runs = Run.objects.using(stack.database).order_by("id")
             return list(runs.values_list("watched_at", flat=True))
         finally:
@@ -261,7 +261,7 @@ async def test_word_of_a_client_is_written_though_publishers_hold_the_run(
 
     await in_thread(hold)
     assert await asyncio.to_thread(note, 1) == [1, None]
-    monkeypatch.setattr(liveness, "LOCK_PATIENCE", 20_000)
+    monkeypatch.setattr(leases, "LOCK_PATIENCE", 20_000)
     noting = asyncio.create_task(asyncio.to_thread(note, 2))
     done, _ = await asyncio.wait([noting], timeout=0.1)
     assert not done

@@ -8,8 +8,11 @@ import logging
 import pytest
 from django.db import transaction
 
-from streambridge_app import get_bridge, get_sync_bridge, holes, registry, sse, unreadable
+from streambridge_app import get_bridge, get_sync_bridge, registry
+from streambridge_app.contract import unreadable
+from streambridge_app.log import holes
 from streambridge_app.models import Event, Run
+from streambridge_app.serve import sse
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
 

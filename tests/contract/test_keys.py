@@ -6,9 +6,10 @@ import sys
 import pytest
 from django.db import connections, transaction
 
-from streambridge_app import log, retention
-from streambridge_app.commit_times import commit_time
+from streambridge_app import log
 from streambridge_app.exceptions import InvalidEvent, ProducerFenced, RunEnded
+from streambridge_app.log import retention
+from streambridge_app.log.commit_times import commit_time
 from streambridge_app.models import EventKey, Run
 from tests.contract.clients import client, data, deadline, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS

@@ -5,7 +5,9 @@ import contextlib
 
 import pytest
 
-from streambridge_app import groups, polling, redis_pubsub
+from streambridge_app.follow import poller
+from streambridge_app.wake import groups
+from streambridge_app.wake import redis as redis_pubsub
 from tests.contract.clients import client, data, deadline, seqs
 from tests.contract.conftest import LAYER_STACKS
 from tests.services import async_wait_until
@@ -51,7 +53,7 @@ def _soon_noticed(stack, settings, monkeypatch, redis_server):
     host = {"address": redis_server.url, "socket_timeout": None}
     layer = {**settings.CHANNEL_LAYERS[stack.channel_layer], "CONFIG": {"hosts": [host]}}
     settings.CHANNEL_LAYERS = {**settings.CHANNEL_LAYERS, stack.channel_layer: layer}
-    monkeypatch.setattr(polling, "ACTIVE_SECONDS", 0)
+    monkeypatch.setattr(poller, "ACTIVE_SECONDS", 0)
     monkeypatch.setattr(redis_pubsub, "PING_INTERVAL", 0.3)
     monkeypatch.setattr(redis_pubsub, "CONNECT_DEADLINE", 0.5)
     monkeypatch.setattr(groups, "PROBE_INTERVAL", 0.3)

@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from django.db import OperationalError, connections
 
-from streambridge_app import get_bridge, liveness
-from streambridge_app import keeper as keeping
-from streambridge_app.connections import own_connection
+from streambridge_app import get_bridge
 from streambridge_app.exceptions import LogUnavailable, RunEnded
+from streambridge_app.log import leases
+from streambridge_app.log.connections import own_connection
+from streambridge_app.log.watch import Watch
 from streambridge_app.models import Run
-from streambridge_app.watch import Watch
+from streambridge_app.publish import keeper as keeping
 from tests.contract.clients import client, collected, data, deadline, publish, replay
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import async_wait_until, spawn
@@ -30,7 +31,7 @@ on_databases = pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
 @pytest.fixture(autouse=True)
 def short_leases(stack, settings, monkeypatch):
     settings.STREAMBRIDGE = {**settings.STREAMBRIDGE, "LEASE_SECONDS": LEASE}
-    monkeypatch.setattr(liveness, "EXPIRY_GRACE", 0)
+    monkeypatch.setattr(leases, "EXPIRY_GRACE", 0)
 
 
 @pytest.fixture
@@ -165,7 +166,7 @@ async def test_handle_replaces_the_lease_of_the_creation(bridge, row):
 
 def _now(using):
     try:
-        return liveness.lease_clock(using)
+        return leases.lease_clock(using)
     finally:
         connections[using].close()
 
@@ -216,7 +217,7 @@ async def test_run_is_lost_once_however_many_look(bridge, stack):
 
     def expire(number):
         try:
-            return liveness.expire_leases(stack.database, 10, 10**14, 10**14)
+            return leases.expire_leases(stack.database, 10, 10**14, 10**14)
         finally:
             connections.close_all()
 
@@ -233,7 +234,7 @@ async def test_run_is_lost_once_however_many_look(bridge, stack):
 async def test_living_producers_get_the_time_to_renew_first(
     bridge, stack, in_thread, monkeypatch, caplog
 ):
-    monkeypatch.setattr(liveness, "EXPIRY_GRACE", 2_000)
+    monkeypatch.setattr(leases, "EXPIRY_GRACE", 2_000)
     await bridge.create_run("run", lease=30)
     announced = []
     watch = Watch(stack.database, announced.extend)
@@ -241,14 +242,14 @@ async def test_living_producers_get_the_time_to_renew_first(
 
     async def look_at(*moments):
         for moment in moments:
-            monkeypatch.setattr(liveness, "lease_clock", lambda using, now=start + moment: now)
+            monkeypatch.setattr(leases, "lease_clock", lambda using, now=start + moment: now)
             await in_thread(watch.look, [])
 
     await look_at(0, 4_000, 8_000, 11_900)  # a third of a lease and 2 seconds are not over
     await look_at(20_000, 24_000, 28_000, 31_900)  # after a break, they begin anew
     await look_at(31_000, 35_000, 39_000, 42_900)  # when the clock has jumped back, too
     with monkeypatch.context() as patch:
-        patch.setattr(liveness, "expire_leases", _unreachable)
+        patch.setattr(leases, "expire_leases", _unreachable)
         with pytest.raises(OperationalError):
             await look_at(43_100)
     await look_at(43_200, 47_000, 51_000, 55_100)
@@ -265,7 +266,7 @@ def _unreachable(*args):
 
 @on_databases
 async def test_keeper_outlives_an_unreachable_log(bridge, row, monkeypatch):
-    failed, held = [], liveness.held
+    failed, held = [], leases.held
 
     def unreachable_at_first(keys, using):
         if len(failed) < 3:
@@ -273,7 +274,7 @@ async def test_keeper_outlives_an_unreachable_log(bridge, row, monkeypatch):
             raise OperationalError("the database is gone") if len(failed) < 3 else ValueError
         return held(keys, using)
 
-    monkeypatch.setattr(liveness, "held", unreachable_at_first)
+    monkeypatch.setattr(leases, "held", unreachable_at_first)
     async with bridge.producer("run"):
         claimed = (await row()).lease_expires
 
@@ -360,6 +361,6 @@ async def test_run_of_a_killed_process_is_lost(bridge, settings):
 
 @on_databases
 async def test_watch_fails_while_the_log_is_unreachable(bridge, in_thread, monkeypatch):
-    monkeypatch.setattr(liveness, "lease_clock", _unreachable)
+    monkeypatch.setattr(leases, "lease_clock", _unreachable)
     with pytest.raises(LogUnavailable):
         await asyncio.wrap_future(bridge._watcher.submit(bridge._watch.look, []))

@@ -10,14 +10,15 @@ import pytest
 from django.db import connections, transaction
 from django.utils import timezone
 
-from streambridge_app import get_sync_bridge, patience, retention
-from streambridge_app.commit_times import commit_time
-from streambridge_app.connections import own_connection
+from streambridge_app import get_sync_bridge
 from streambridge_app.exceptions import LogUnavailable
+from streambridge_app.log import patience, retention
+from streambridge_app.log.commit_times import commit_time
+from streambridge_app.log.connections import own_connection
+from streambridge_app.log.exactly_once import Appender, Locked
+from streambridge_app.log.sweep import sweep
+from streambridge_app.log.writes import Write
 from streambridge_app.models import Event, Run
-from streambridge_app.recovery import Appender, Locked
-from streambridge_app.sweeper import sweep
-from streambridge_app.writes import Write
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import async_wait_until

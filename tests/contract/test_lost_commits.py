@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import pytest
 from django.db import OperationalError, connections, transaction
 
-from streambridge_app import get_sync_bridge, log, recovery, retention
-from streambridge_app.commit_times import commit_time
-from streambridge_app.connections import CONNECTION_DEADLINES
+from streambridge_app import get_sync_bridge, log
 from streambridge_app.exceptions import LogUnavailable, RunEnded, RunNotFound
-from streambridge_app.writes import Write
+from streambridge_app.log import creation, exactly_once, retention
+from streambridge_app.log.commit_times import commit_time
+from streambridge_app.log.connections import CONNECTION_DEADLINES
+from streambridge_app.log.sql import postgresql
+from streambridge_app.log.writes import Write
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
 from tests.proxy import PostgresProxy
@@ -157,9 +159,9 @@ async def test_others_of_the_run_may_have_written_meanwhile(bridge_with, stack):
         ours = Write("run", ["n", "n"], ["1", "2"])
         log.append([ours], stack.database, at, {})
         log.append([Write("run", ["n"], ["3"], "success")], stack.database, commit_time(), {})
-        (again,) = recovery.append_once_more([ours], stack.database, at)
+        (again,) = exactly_once.append_once_more([ours], stack.database, at)
         assert (again.batch.first, again.batch.last, again.status) == (1, 2, "success")
-        (ended,) = recovery.append_once_more([ours], stack.database, commit_time())
+        (ended,) = exactly_once.append_once_more([ours], stack.database, commit_time())
         assert isinstance(ended, RunEnded)
 
     async with bridge_with() as bridge:
@@ -174,7 +176,7 @@ async def test_a_commit_that_left_out_a_known_key_is_recognised(bridge_with, sta
         log.append([Write("run", ["n"], ["1"], keys=["a"])], stack.database, first, {})
         mixed = Write("run", ["n"] * 3, ["1", "2", "3"], keys=["a", None, "b"])
         log.append([mixed], stack.database, second, {})
-        (again,) = recovery.append_once_more([mixed], stack.database, second)
+        (again,) = exactly_once.append_once_more([mixed], stack.database, second)
         assert (again.batch.first, again.batch.last) == (2, 3)
         assert log.state("run", stack.database).head == 3
 
@@ -189,11 +191,11 @@ async def test_what_is_left_after_a_trim_is_recognised(bridge_with, stack):
         ours = Write("run", ["n"] * 5, ["1", "2", "3", "4", "5"])
         log.append([ours], stack.database, at, {})
         retention.trim("run", 2, stack.database)
-        (again,) = recovery.append_once_more([ours], stack.database, at)
+        (again,) = exactly_once.append_once_more([ours], stack.database, at)
         assert (again.batch.first, again.batch.last) == (4, 5)
         # Another process's events of the same microsecond are not ours.
         theirs = Write("run", ["n"] * 5, ["1", "2", "3", "4", "6"])
-        (other,) = recovery.append_once_more([theirs], stack.database, at)
+        (other,) = exactly_once.append_once_more([theirs], stack.database, at)
         assert (other.batch.first, other.batch.last) == (6, 10)
 
     async with bridge_with():
@@ -304,7 +306,7 @@ async def test_runs_of_a_first_commit_are_not_written_again_by_a_deadlock(
     bridge_with, stack, monkeypatch
 ):
     """An append that also makes a run has two commits, and the second may fail alone."""
-    create = log.create_missing
+    create = creation.create_missing
     left = [True]
 
     def deadlocked(*args):
@@ -317,8 +319,8 @@ async def test_runs_of_a_first_commit_are_not_written_again_by_a_deadlock(
     def work():
         writes = [Write("old", ["n"], ["1"]), Write("new", ["n"], ["2"])]
         create(["old"], stack.database)
-        monkeypatch.setattr(log, "create_missing", deadlocked)
-        outcomes = recovery.Appender(stack.database, 10).append(writes)
+        monkeypatch.setattr(creation, "create_missing", deadlocked)
+        outcomes = exactly_once.Appender(stack.database, 10).append(writes)
         assert [outcome.batch.last for outcome in outcomes] == [1, 1]
 
     async with bridge_with():
@@ -329,7 +331,7 @@ async def test_runs_of_a_first_commit_are_not_written_again_by_a_deadlock(
 async def test_a_connection_that_is_of_no_use_is_replaced(
     bridge_with, proxy, stack, monkeypatch, sqlstate
 ):
-    advance = log.advance
+    advance = postgresql.advance
     left = [True]
     pids = []
 
@@ -343,7 +345,7 @@ async def test_a_connection_that_is_of_no_use_is_replaced(
 
     async with bridge_with() as bridge, deadline(20):
         await bridge.publish("run", "number", 1)
-        monkeypatch.setattr(log, "advance", failing)
+        monkeypatch.setattr(postgresql, "advance", failing)
         await bridge.publish("run", "number", 2)
         await bridge.publish_end("run")
         assert data(await replay(bridge, "run")) == [1, 2]

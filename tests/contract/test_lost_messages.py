@@ -6,8 +6,9 @@ import pytest
 from channels.layers import get_channel_layer
 from redis.asyncio import Redis
 
-from streambridge_app import polling, repeats
 from streambridge_app.backends.channel_layer import ChannelLayerBridge
+from streambridge_app.follow import poller
+from streambridge_app.runtime import repeats
 from tests.contract.clients import client, data
 from tests.contract.conftest import LAYER_STACKS
 from tests.proxy import PostgresProxy
@@ -24,7 +25,7 @@ on_our_wire = pytest.mark.parametrize("stack", LAYER_STACKS[:1], indirect=True)
 
 @pytest.fixture(autouse=True)
 def _only_messages(monkeypatch):
-    monkeypatch.setattr(polling, "ACTIVE_SECONDS", 0)
+    monkeypatch.setattr(poller, "ACTIVE_SECONDS", 0)
 
 
 @pytest.fixture

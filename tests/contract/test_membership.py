@@ -9,8 +9,8 @@ import redis.asyncio as redis
 from channels.layers import get_channel_layer
 from channels_redis.core import RedisChannelLayer
 
-from streambridge_app import garbage
-from streambridge_app.layer import group_name
+from streambridge_app.follow import garbage
+from streambridge_app.wake.layer import group_name
 from tests.contract.clients import client, data, deadline, publish, replay
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import async_wait_until

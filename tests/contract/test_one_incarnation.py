@@ -2,8 +2,8 @@
 
 import pytest
 
+from streambridge_app.contract.items import End
 from streambridge_app.exceptions import LogUnavailable, RunEnded, RunNotFound
-from streambridge_app.items import End
 from tests.contract.clients import deadline, replay
 from tests.contract.conftest import DATABASE_STACKS
 

@@ -6,7 +6,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 
-from streambridge_app import orphans, retention
+from streambridge_app.log import orphans, retention
 from streambridge_app.models import Event, EventKey, Run
 from tests.contract.clients import data, publish, replay
 from tests.contract.conftest import DATABASE_STACKS

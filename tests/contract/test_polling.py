@@ -6,10 +6,11 @@ import contextlib
 import pytest
 from django.db import connections
 
-from streambridge_app import get_bridge, reading
-from streambridge_app import polling as polling_module
+from streambridge_app import get_bridge
+from streambridge_app.follow import poller
+from streambridge_app.log import read
+from streambridge_app.log.read import FEW, FEW_BYTES, Place, read_few
 from streambridge_app.models import Event, Run
-from streambridge_app.reading import FEW, FEW_BYTES, Place, read_few
 from tests.contract.clients import client, data, publish, seqs
 from tests.contract.conftest import DATABASE_STACKS
 
@@ -40,7 +41,7 @@ def calls(monkeypatch):
         found.append(list(places))
         return read_few(places, using)
 
-    monkeypatch.setattr(reading, "read_few", recorded)
+    monkeypatch.setattr(read, "read_few", recorded)
     return found
 
 
@@ -57,7 +58,7 @@ def place_of(stack, in_thread):
     """Return the place before a run's first event."""
 
     async def call(run_id):
-        (head,) = (await in_thread(reading.heads, [run_id], stack.database)).values()
+        (head,) = (await in_thread(read.heads, [run_id], stack.database)).values()
         return Place(head.key, head.epoch, 0)
 
     return call
@@ -143,7 +144,7 @@ async def test_postgresql_goes_from_the_places_to_the_events(bridge, stack, in_t
             cursor.execute(f"ANALYZE {Event._meta.db_table}")
             keys = list(Run.objects.using(stack.database).values_list("id", flat=True)) * 70
             places = (keys, [19_990] * len(keys))
-            cursor.execute(f"EXPLAIN {reading._FEW_POSTGRESQL}", places)
+            cursor.execute(f"EXPLAIN {read._FEW_POSTGRESQL}", places)
             return "\n".join(line for (line,) in cursor.fetchall())
 
     assert f"Seq Scan on {Event._meta.db_table}" not in await in_thread(plan)
@@ -151,7 +152,7 @@ async def test_postgresql_goes_from_the_places_to_the_events(bridge, stack, in_t
 
 @on_databases
 async def test_more_runs_than_one_query_takes(bridge, few, place_of, monkeypatch):
-    monkeypatch.setattr(reading, "RUNS_PER_QUERY", 2)
+    monkeypatch.setattr(read, "RUNS_PER_QUERY", 2)
     for number in range(5):
         await publish(bridge, f"run-{number}", 1, first=number)
     places = [await place_of(f"run-{number}") for number in range(5)]
@@ -163,7 +164,7 @@ async def test_more_runs_than_one_query_takes(bridge, few, place_of, monkeypatch
 async def many(stack, settings, monkeypatch):
     """A bridge without a layer that follows ten runs, which are many, and their clients."""
     settings.CHANNEL_LAYERS = {}
-    monkeypatch.setattr(polling_module, "MANY", 3)
+    monkeypatch.setattr(poller, "MANY", 3)
     bridge = get_bridge()
     async with contextlib.AsyncExitStack() as stack:
         clients = []
@@ -182,19 +183,19 @@ on_sqlite = pytest.mark.parametrize("stack", DATABASE_STACKS[:1], indirect=True)
 
 @on_sqlite
 async def test_of_many_runs_those_without_news_are_left_alone(many, monkeypatch):
-    monkeypatch.setattr(polling_module, "ALL_SHARE", 1e-9)
+    monkeypatch.setattr(poller, "ALL_SHARE", 1e-9)
     bridge, clients = many
     await bridge.publish("another", "number", 0)
     await bridge.publish("run-1", "number", 0)
     assert data(await clients[1].take(1)) == [0]  # all may have been looked at once more
     asked = []
-    heads = reading.heads
+    heads = read.heads
 
     def recorded(run_ids, using):
         asked.append(set(run_ids))
         return heads(run_ids, using)
 
-    monkeypatch.setattr(reading, "heads", recorded)
+    monkeypatch.setattr(read, "heads", recorded)
     for number in range(1, 10):
         await publish(bridge, "another", 5)
         await bridge.publish("run-2", "number", number)

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from streambridge_app import get_bridge, get_sync_bridge, log
+from streambridge_app import get_bridge, get_sync_bridge
 from streambridge_app.exceptions import RunEnded
+from streambridge_app.log import exactly_once
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import TIMEOUT_SCALE
@@ -368,14 +369,14 @@ async def test_commits_are_shared_by_all_who_wait(bridge, monkeypatch):
 
 @pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
 async def test_one_failed_run_does_not_fail_the_others_of_its_commit(bridge, monkeypatch):
-    append = log.append
+    append = exactly_once.append
 
     def fail_for_one(writes, *args):
         if any(write.run_id == "bad" for write in writes):
             raise ValueError("no such luck")
         return append(writes, *args)
 
-    monkeypatch.setattr(log, "append", fail_for_one)
+    monkeypatch.setattr(exactly_once, "append", fail_for_one)
     async with deadline():
         results = await asyncio.gather(
             *(bridge.publish(run_id, "number", 1) for run_id in ("one", "bad", "two")),

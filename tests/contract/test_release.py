@@ -6,8 +6,8 @@ import weakref
 
 import pytest
 
-from streambridge_app import liveness
 from streambridge_app.exceptions import ProducerFenced, RunEnded
+from streambridge_app.log import leases
 from tests.contract.clients import client, collected, data, replay
 
 LEASE = 1.0
@@ -18,7 +18,7 @@ SILENCE = 2.5
 @pytest.fixture(autouse=True)
 def short_leases(stack, settings, monkeypatch):
     settings.STREAMBRIDGE = {**settings.STREAMBRIDGE, "LEASE_SECONDS": LEASE}
-    monkeypatch.setattr(liveness, "EXPIRY_GRACE", 0)
+    monkeypatch.setattr(leases, "EXPIRY_GRACE", 0)
 
 
 async def test_released_run_goes_on_with_the_next_producer(bridge):

@@ -11,10 +11,12 @@ import pytest
 from django.db import connections, transaction
 from django.utils import timezone
 
-from streambridge_app import get_sync_bridge, liveness, retention, sweeper
+from streambridge_app import get_sync_bridge
 from streambridge_app.exceptions import LogUnavailable, RunNotFound
+from streambridge_app.log import leases, retention
+from streambridge_app.log import sweep as sweeper
+from streambridge_app.log.sweep import Swept, sweep, sweep_alone
 from streambridge_app.models import Event, EventKey, Run
-from streambridge_app.sweeper import Swept, sweep, sweep_alone
 from tests.contract.clients import client, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import async_wait_until
@@ -278,7 +280,7 @@ async def test_a_deletion_that_another_has_begun_is_left_to_it_for_a_while(
 async def test_a_sweeper_without_a_server_ends_lost_runs(bridge, stack, in_thread):
     await bridge.create_run("run", lease=0.01)
     await async_wait_until(
-        lambda: in_thread(liveness.expired_leases, stack.database), 5, "the lease to expire"
+        lambda: in_thread(leases.expired_leases, stack.database), 5, "the lease to expire"
     )
     told = []
 

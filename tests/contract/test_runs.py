@@ -7,13 +7,7 @@ import pytest
 from django.contrib.auth import get_user_model
 
 from streambridge_app import get_bridge
-from streambridge_app.exceptions import (
-    BridgeClosed,
-    InvalidEvent,
-    RunEnded,
-    RunExists,
-    RunNotFound,
-)
+from streambridge_app.exceptions import BridgeClosed, InvalidEvent, RunEnded, RunExists, RunNotFound
 from streambridge_app.registry import reset
 from tests.contract.clients import client, data, deadline, publish, replay
 from tests.contract.conftest import DATABASE_STACKS

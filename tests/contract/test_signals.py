@@ -5,9 +5,10 @@ import contextlib
 import pytest
 from django.db import transaction
 
-from streambridge_app import get_sync_bridge, recovery, signals
-from streambridge_app.commit_times import commit_time
-from streambridge_app.writes import Write
+from streambridge_app import get_sync_bridge, signals
+from streambridge_app.log import exactly_once
+from streambridge_app.log.commit_times import commit_time
+from streambridge_app.log.writes import Write
 from tests.contract.clients import deadline
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import async_wait_until
@@ -144,8 +145,8 @@ async def test_an_end_that_is_found_after_its_connection_broke_is_told(bridge, s
     def work():
         at = commit_time()
         end = Write("run", [], [], end="success")
-        (first,) = recovery.append_once_more([end], stack.database, at)
-        (again,) = recovery.append_once_more([end], stack.database, at)
+        (first,) = exactly_once.append_once_more([end], stack.database, at)
+        (again,) = exactly_once.append_once_more([end], stack.database, at)
         return first.ended, again.ended
 
     assert await in_thread(work) == (True, True)

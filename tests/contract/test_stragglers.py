@@ -8,11 +8,11 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from streambridge_app import sweeper
+from streambridge_app.contract.items import End
 from streambridge_app.exceptions import RunNotFound
-from streambridge_app.items import End
+from streambridge_app.log import sweep as sweeper
+from streambridge_app.log.sweep import Swept, sweep
 from streambridge_app.models import Event, EventKey, Run
-from streambridge_app.sweeper import Swept, sweep
 from tests.contract.clients import client, data, deadline, publish
 from tests.contract.conftest import DATABASE_STACKS
 

@@ -9,8 +9,8 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
 
-from streambridge_app import callers
 from streambridge_app.exceptions import InsideTransaction, RunEnded, RunNotFound
+from streambridge_app.publish import callers
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
 

@@ -7,7 +7,8 @@ import time
 import pytest
 from channels.layers import get_channel_layer
 
-from streambridge_app import END_SENTINEL, announcer, get_bridge, groups
+from streambridge_app import END_SENTINEL, get_bridge
+from streambridge_app.wake import announcer, groups
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import TIMEOUT_SCALE, spawn

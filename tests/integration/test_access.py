@@ -21,17 +21,10 @@ from django.utils.functional import SimpleLazyObject
 from pytest_django import Settings
 
 from streambridge_app import get_bridge
-from streambridge_app.access import (
-    Access,
-    Authorizer,
-    Refusal,
-    admit,
-    make_run_token,
-    token_admits,
-)
+from streambridge_app.access import Access, Authorizer, Refusal, admit, make_run_token, token_admits
 from streambridge_app.exceptions import InvalidRunId
 from streambridge_app.routing import websocket_urlpatterns
-from streambridge_app.users import user_of_request
+from streambridge_app.serve.users import user_of_request
 from tests.conftest import MEMORY
 from tests.integration.conftest import PEOPLE, client_of, person
 from tests.services import TIMEOUT_SCALE

@@ -8,9 +8,9 @@ import pytest
 from django.db import connections, transaction
 from django.utils import timezone
 
-from streambridge_app import advance_postgresql
+from streambridge_app.log.sql import postgresql
+from streambridge_app.log.writes import Write
 from streambridge_app.models import Event, Run
-from streambridge_app.writes import Write
 from tests.services import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["postgres"])
@@ -38,9 +38,7 @@ CASES = pytest.mark.parametrize(("number", "events"), [(1, 1), (1, 3), (3, 1), (
 @CASES
 def test_an_append_does_not_read_the_other_runs_that_are_running(number, events):
     run_ids = runs(OTHERS)[:number]
-    statement, parameters = advance_postgresql.statement_for(
-        writes(run_ids, events), timezone.now(), "200"
-    )
+    statement, parameters = postgresql.statement_for(writes(run_ids, events), timezone.now(), "200")
     with connections["postgres"].cursor() as cursor:
         cursor.execute("EXPLAIN " + statement.text, parameters)
         plan = "\n".join(line for (line,) in cursor.fetchall())
@@ -54,7 +52,7 @@ def test_the_plan_of_an_append_is_made_once(own, number, events):
     run_ids = runs(number)
     appends = 20
     for _ in range(appends):
-        outcomes = advance_postgresql.advance(own, writes(run_ids, events), timezone.now())
+        outcomes = postgresql.advance(own, writes(run_ids, events), timezone.now())
         assert len(list(outcomes)) == number
     with own.cursor() as cursor:
         cursor.execute(
@@ -70,7 +68,7 @@ def test_the_plan_of_an_append_is_made_once(own, number, events):
 def test_each_event_knows_how_many_bytes_are_before_it(own, number, events):
     run_ids = runs(number)
     for data in ("1", '"größer"', '""'):
-        appended = advance_postgresql.advance(
+        appended = postgresql.advance(
             own,
             [
                 Write(run_id, ["n"] * events, [data, str(10**place), data][:events])
@@ -101,7 +99,7 @@ def test_runs_of_one_append_have_offsets_of_their_own(own, place):
     ]
     appended.insert(place, Write(run_ids[2], [], [], end="success"))
     for writes_of_one in (appended, [write for write in appended if write.end is None]):
-        list(advance_postgresql.advance(own, writes_of_one, timezone.now()))
+        list(postgresql.advance(own, writes_of_one, timezone.now()))
     found = [
         offsets_are_right(Run.objects.using("postgres").get(run_id=run_id)) for run_id in run_ids
     ]
@@ -110,7 +108,7 @@ def test_runs_of_one_append_have_offsets_of_their_own(own, place):
 
 def test_an_end_goes_with_the_events_of_other_runs(own):
     first, second, third = runs(3)
-    appended = advance_postgresql.advance(
+    appended = postgresql.advance(
         own,
         [*writes([first], 1), Write(second, [], [], end="success"), *writes([third], 2)],
         timezone.now(),
@@ -140,9 +138,7 @@ def test_a_run_that_is_deleted_while_an_append_waits_for_it_gets_nothing(own, nu
         with transaction.atomic(using="postgres"):
             Run.objects.using("postgres").filter(id=deleted.id).update(run_id=None)
             appending = executor.submit(
-                lambda: list(
-                    advance_postgresql.advance(own, writes(run_ids, events), timezone.now())
-                )
+                lambda: list(postgresql.advance(own, writes(run_ids, events), timezone.now()))
             )
             wait_until(waits_for_a_lock, 10, "the append to wait for the deletion")
         outcomes = appending.result(10)

@@ -21,8 +21,9 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from pytest_django import Settings
 
-from streambridge_app import END_SENTINEL, StreamEvent, get_sync_bridge, liveness
+from streambridge_app import END_SENTINEL, StreamEvent, get_sync_bridge
 from streambridge_app.conf import streambridge_settings
+from streambridge_app.log import leases
 from streambridge_app.models import Event, Run
 from tests.services import spawn, wait_until
 
@@ -545,7 +546,7 @@ def test_prune_does_all_that_a_server_sweeps(start: Start, database: str) -> Non
     hour_ago = timezone.now() - datetime.timedelta(hours=1)  # nobody looks for them any more
     Event.objects.using(database).update(created_at=hour_ago)
     bridge.create_run("left", lease=0.01)
-    wait_until(lambda: liveness.expired_leases(database), 5, "the lease to expire")
+    wait_until(lambda: leases.expired_leases(database), 5, "the lease to expire")
     assert finish(start("prune", "--dry-run"))[1] == "Would delete 0 runs and trim 1 run.\n"
     assert finish(start("prune"))[1] == (
         "Deleted 0 runs with 0 events. Trimmed 2 events of runs over their limits. "

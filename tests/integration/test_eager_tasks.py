@@ -10,10 +10,10 @@ from django.db import connections, transaction
 
 from project.celery import app
 from streambridge_app import get_bridge, get_sync_bridge
+from streambridge_app.contract.sync import SyncProducer
 from streambridge_app.contrib.celery import stream, streamed_task
 from streambridge_app.exceptions import InsideTransaction
 from streambridge_app.models import Run
-from streambridge_app.sync import SyncProducer
 from tests.contract.clients import data, replay
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -14,10 +14,10 @@ from django.db import connections
 from pytest_django import Settings
 
 from streambridge_app import checks, get_bridge, get_sync_bridge, registry
-from streambridge_app.connections import own_connection
 from streambridge_app.doctor import postgresql
 from streambridge_app.exceptions import InvalidEvent, InvalidRunId
-from streambridge_app.refusals import refusal_of
+from streambridge_app.log.connections import own_connection
+from streambridge_app.serve.http_errors import refusal_of
 from tests.contract.clients import client, data, deadline, replay
 from tests.services import PostgresServer
 

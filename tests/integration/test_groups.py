@@ -8,7 +8,7 @@ from channels.layers import InMemoryChannelLayer
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
-from streambridge_app.groups import LayerGroups, group_send_all, open_groups
+from streambridge_app.wake.groups import LayerGroups, group_send_all, open_groups
 from tests.contract.layers import DeadLayer
 from tests.services import async_wait_until
 

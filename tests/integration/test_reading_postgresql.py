@@ -6,8 +6,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from streambridge_app import log
-from streambridge_app.reading import read_after
-from streambridge_app.writes import Write
+from streambridge_app.log.read import read_after
+from streambridge_app.log.writes import Write
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["postgres"])
 

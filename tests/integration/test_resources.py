@@ -15,8 +15,9 @@ import pytest
 from django.conf import settings as django_settings
 from django.test import override_settings
 
-from streambridge_app import END_SENTINEL, get_bridge, get_sync_bridge, repeats
+from streambridge_app import END_SENTINEL, get_bridge, get_sync_bridge
 from streambridge_app.exceptions import BridgeClosed
+from streambridge_app.runtime import repeats
 from tests.services import HOST, wait_until
 
 LOOPS = 20

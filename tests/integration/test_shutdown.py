@@ -19,10 +19,11 @@ from django.test import AsyncClient
 from django.urls import reverse
 from pytest_django import Settings
 
-from streambridge_app import get_bridge, streams
+from streambridge_app import get_bridge
 from streambridge_app.access import make_run_token
-from streambridge_app.consumers import SERVICE_RESTART
-from streambridge_app.refusals import RETRY_AFTER
+from streambridge_app.serve import open_streams as streams
+from streambridge_app.serve.consumers import SERVICE_RESTART
+from streambridge_app.serve.http_errors import RETRY_AFTER
 from tests.conftest import MEMORY
 from tests.integration.conftest import APPLICATION, OPEN_HOUSE, requested, streams_of
 from tests.integration.test_consumers import MANY, path, socket

@@ -9,10 +9,13 @@ import sys
 
 import pytest
 
-from streambridge_app import advance_sqlite, get_bridge, get_sync_bridge, log, writer
+from streambridge_app import get_bridge, get_sync_bridge
 from streambridge_app.exceptions import BridgeClosed, RunEnded
+from streambridge_app.log import exactly_once
+from streambridge_app.log.sql import sqlite
 from streambridge_app.models import Event
-from streambridge_app.slots import COMMIT_EVENTS, COMMIT_SIZE
+from streambridge_app.publish import writer
+from streambridge_app.publish.queue import COMMIT_EVENTS, COMMIT_SIZE
 from tests.services import async_wait_until, spawn
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -25,14 +28,14 @@ def commits(monkeypatch, settings):
     monkeypatch.setattr(writer, "PAUSE_PER_RUN", 600)
     monkeypatch.setattr(writer, "LONGEST_PAUSE", 600)
     found = []
-    append = log.append
+    append = exactly_once.append
 
     def recorded(writes, *args):
         outcomes = append(writes, *args)
         found.append({write.run_id: len(write.names) for write in writes})
         return outcomes
 
-    monkeypatch.setattr(log, "append", recorded)
+    monkeypatch.setattr(exactly_once, "append", recorded)
     return found
 
 
@@ -59,7 +62,7 @@ async def test_one_run_never_pauses(commits):
 
 @pytest.mark.parametrize("may_share", [True, False])
 async def test_rows_are_the_same_with_shared_values_and_without(commits, monkeypatch, may_share):
-    monkeypatch.setattr(advance_sqlite, "_may_share", may_share)
+    monkeypatch.setattr(sqlite, "_may_share", may_share)
     bridge = get_bridge()
     handles = [bridge.producer(run_id) for run_id in ("a", "b")]
     for number in range(COMMIT_EVENTS + 90):

@@ -7,7 +7,7 @@ import pytest
 from django.db import connections
 from django.db.backends.sqlite3.base import DatabaseWrapper
 
-from streambridge_app.advance_sqlite import _INSERTED, _INSERTIONS, _adapted
+from streambridge_app.log.sql.sqlite import _INSERTED, _INSERTIONS, _adapted
 
 
 @pytest.mark.parametrize("shared", _INSERTIONS)

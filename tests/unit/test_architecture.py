@@ -15,179 +15,81 @@ from streambridge_app import exceptions
 TESTS = Path(__file__).parent.parent
 PACKAGE = TESTS.parent / "streambridge_app"
 
-# Imports go down, or sideways without a cycle. `exceptions` needs to stay at the bottom.
-LAYERS = {
-    0: ["exceptions", "runs", "events"],
-    1: [
-        *[
-            "alarm",
-            "batch",
-            "cursor",
-            "sse",
-            "socket_frames",
-            "tail",
-            "follow",
-            "arguments",
-            "bridge",
-        ],
-        *["background", "closing", "green_threads", "sync", "redaction", "unreadable"],
-    ],
-    2: [
-        *["complaints", "event_data", "lifecycle", "commit_times", "conf", "models", "ownership"],
-        *["plain_data", "refusals"],
-    ],
-    3: [
-        *["advance", "advance_postgresql", "advance_sqlite", "dialects", "libpq", "writes"],
-        *["callers", "database_creation", "signals", "transactions"],
-        "failures",
-        "garbage",
-        "handover",
-        "holes",
-        "liveness",
-        "log",
-        "log_threads",
-        "orphans",
-        "patience",
-        "reading",
-        "recovery",
-        "redis_pubsub",
-        "registry",
-        "repeats",
-        "retention",
-    ],
-    4: [
-        *["groups", "announce", "membership", "pages", "followed", "polling", "hub"],
-        *["slots", "writer", "pipeline", "pipelined", "transactional", "leases"],
-        *["backends.memory", "backends.channel_layer", "backends.in_transaction"],
-        *["access", "streams", "flow_control"],
-        *["streaming", "shutdown", "sweeper", "users"],
-    ],
-    5: [
-        *["", "admin", "apps", "checks", "consumers", "converters", "routing", "tasks"],
-        *["urls", "views"],
-        *["backends", "management", "management.base", "management.child"],
-        *["management.lines", "management.commands"],
-        *[
-            f"management.commands.streambridge_{name}"
-            for name in ("doctor", "prune", "publish", "tail")
-        ],
-        *[
-            "doctor",
-            "doctor.addresses",
-            "doctor.check",
-            "doctor.client",
-            "doctor.clock",
-            "doctor.configuration",
-            "doctor.database",
-        ],
-        *["doctor.examination", "doctor.findings", "doctor.layer", "doctor.partner"],
-        *[
-            "doctor.passwords",
-            "doctor.postgresql",
-            "doctor.requests",
-            "doctor.round_trip",
-            "doctor.server",
-        ],
-        *["doctor.sqlite", "doctor.times"],
-    ],
-    6: [
-        *["contrib", "contrib.celery", "contrib.enqueue", "contrib.tasks"],
-        *["testing", "testing.bridges", "testing.plugin", "testing.published"],
-        "testing.sse_client",
-    ],
-}
-LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
-PURE = {*LAYERS[0], *LAYERS[1]}
+LAYERS = """
+exceptions conf ← runtime ← contract ← ownership ← models ← registry ← access ← log ← signals
+← publish wake ← follow ← backends ← serve ← asgi routing tasks urls ← checks
+← admin contrib doctor testing ← apps management
+"""
+"""The rooms, and the modules of the root, from what all may import to what nobody does."""
 
-FOR_TYPES_ONLY = {
-    ("bridge", "sync"),
-    ("pipelined", "backends.channel_layer"),
-    ("testing.plugin", "testing.published"),
-    ("testing.plugin", "testing.sse_client"),
-    ("transactional", "backends.channel_layer"),
-}
-"""Imports under TYPE_CHECKING: annotations may look up, code may not."""
+PLACE = {place: number for number, layer in enumerate(LAYERS.split("←")) for place in layer.split()}
+FACES = {"contract", "doctor", "follow", "log", "publish", "runtime", "serve", "wake"}
+"""Rooms into which nobody reaches: what leaves one stands in the `__all__` of its `__init__.py`."""
+
+WITH_LIBRARIES = {"contract.payload", "contract.plain_data", "runtime.database_creation"}
+"""Modules of the two lowest rooms that may import more than the standard library."""
 
 TESTED_BY = {
     "": "unit/test_architecture.py",
     "admin": "integration/test_admin.py",
-    "advance": "contract/test_order.py",
-    "advance_postgresql": "integration/test_advance_postgresql.py",
-    "advance_sqlite": "contract/test_order.py",
     "apps": "unit/test_checks.py",
+    "asgi": "integration/test_flow_control.py",
     "backends.channel_layer": "contract/test_runs.py",
     "backends.memory": "contract/test_runs.py",
-    "bridge": "contract/test_subscribe.py",
-    "closing": "contract/test_close.py",
-    "callers": "contract/test_transactions.py",
+    "backends.transactional": "contract/test_transactions.py",
+    "contract.bridge": "contract/test_subscribe.py",
+    "contract.closing": "contract/test_close.py",
+    "contract.items": "unit/test_subscription.py",
+    "contract.sync": "contract/test_subscribe.py",
+    "contract.unreadable": "contract/test_holes.py",
     "contrib.celery": "acceptance/test_celery.py",
     "contrib.enqueue": "integration/test_contrib_tasks.py",
     "contrib.tasks": "integration/test_contrib_tasks.py",
-    "converters": "integration/test_views.py",
-    "database_creation": "acceptance/test_test_runs.py",
-    "dialects": "contract/test_leases.py",
-    "holes": "contract/test_holes.py",
-    "doctor": "integration/test_doctor.py",
-    **{
-        f"doctor.{name}": "integration/test_doctor.py"
-        for name in (
-            "addresses",
-            "client",
-            "configuration",
-            "database",
-            "layer",
-            "partner",
-            "requests",
-            "round_trip",
-            "server",
-        )
-    },
     "doctor.check": "unit/test_examination.py",
     "doctor.findings": "unit/test_examination.py",
-    "items": "unit/test_follow.py",
-    "handover": "contract/test_release.py",
-    "followed": "contract/test_subscribe.py",
-    "hub": "contract/test_unreliable_layer.py",
-    "liveness": "contract/test_leases.py",
-    "libpq": "integration/test_libpq.py",
-    "log": "contract/test_order.py",
-    "log_threads": "contract/test_runs.py",
+    "follow.hub": "contract/test_unreliable_layer.py",
+    "follow.poller": "contract/test_polling.py",
+    "log.append": "contract/test_order.py",
+    "log.connections": "contract/test_locks.py",
+    "log.exactly_once": "contract/test_lost_commits.py",
+    "log.guard": "contract/test_lost_commits.py",
+    "log.handover": "contract/test_release.py",
+    "log.insert": "contract/test_order.py",
+    "log.patience": "contract/test_locks.py",
+    "log.read": "contract/test_polling.py",
+    "log.sql.postgresql": "integration/test_advance_postgresql.py",
+    "log.sql.sqlite": "unit/test_advance_sqlite.py",
+    "log.sql.vendor": "contract/test_leases.py",
+    "log.sweep": "contract/test_retention.py",
+    "log.threads": "contract/test_runs.py",
+    "log.watch": "contract/test_leases.py",
+    "log.writes": "contract/test_order.py",
     "management.base": "integration/test_commands.py",
     "management.child": "integration/test_commands.py",
     "management.commands.streambridge_doctor": "integration/test_doctor.py",
     "management.commands.streambridge_publish": "integration/test_commands.py",
     "management.commands.streambridge_tail": "integration/test_commands.py",
     "models": "integration/test_migrations.py",
-    "orphans": "contract/test_orphans.py",
     "ownership": "integration/test_own_database.py",
-    "patience": "contract/test_locks.py",
-    "pipeline": "contract/test_producer.py",
-    "pipelined": "contract/test_producer.py",
-    "polling": "contract/test_polling.py",
-    "reading": "contract/test_polling.py",
-    "recovery": "contract/test_lost_commits.py",
-    "retention": "contract/test_retention.py",
+    "publish.callers": "contract/test_transactions.py",
+    "publish.handle": "contract/test_producer.py",
+    "publish.keeper": "contract/test_leases.py",
+    "publish.pipeline": "contract/test_producer.py",
+    "publish.queue": "integration/test_writer.py",
     "routing": "integration/test_consumers.py",
-    "signals": "contract/test_signals.py",
-    "streams": "integration/test_views.py",
-    "sweeper": "contract/test_retention.py",
-    "sync": "contract/test_subscribe.py",
+    "serve.converters": "integration/test_views.py",
+    "serve.daphne": "integration/test_flow_control.py",
+    "serve.open_streams": "integration/test_views.py",
+    "serve.users": "integration/test_access.py",
     "tasks": "acceptance/test_celery.py",
-    "testing": "acceptance/test_testing.py",
     "testing.bridges": "acceptance/test_testing.py",
     "testing.plugin": "acceptance/test_testing.py",
     "testing.published": "integration/test_recorder.py",
-    "testing.sse_client": "integration/test_sse_client.py",
-    "transactions": "contract/test_transactions.py",
-    "transactional": "contract/test_transactions.py",
-    "unreadable": "contract/test_holes.py",
     "urls": "integration/test_views.py",
-    "users": "integration/test_access.py",
-    "slots": "integration/test_writer.py",
-    "writer": "integration/test_writer.py",
-    "writes": "contract/test_order.py",
+    "wake.layer": "contract/test_layer_outages.py",
+    "wake.news": "unit/test_announcer.py",
 }
-"""Test files of the modules that have no `test_<module>.py` of their own."""
+"""Test files of the modules that have no `test_<module>.py` of their own, nor one of their room."""
 
 
 class Import(NamedTuple):
@@ -195,7 +97,9 @@ class Import(NamedTuple):
     imported: str
     """A dotted name: inside the package without its name, outside whole."""
     inside: bool
-    for_types: bool
+    source: str = ""
+    """Inside the package: the module or room that is imported from."""
+    name: str = ""
 
 
 def _path_to_module(path: Path) -> str:
@@ -212,55 +116,94 @@ MODULES = {
 
 def _imports(module: str) -> Iterator[Import]:
     path = MODULES[module]
-    tree = ast.parse(path.read_text())
-    for_types = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(tree):  # functions and methods included
+    package = [part for part in package if part]
+    for node in ast.walk(ast.parse(path.read_text())):  # functions and TYPE_CHECKING included
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            sources = [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level:
-            package = [part for part in package if part]
             base = package[: len(package) - node.level + 1]
             start = ".".join([PACKAGE.name, *base, *([node.module] if node.module else [])])
-            names = [f"{start}.{alias.name}" for alias in node.names]
+            sources = [(start, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            sources = [(str(node.module), alias.name) for alias in node.names]
         else:
             continue
-        for name in names:
-            if name == PACKAGE.name or name.startswith(f"{PACKAGE.name}."):
-                inner = name.removeprefix(PACKAGE.name).removeprefix(".")
+        for source, name in sources:
+            whole = f"{source}.{name}".rstrip(".")
+            if whole == PACKAGE.name or whole.startswith(f"{PACKAGE.name}."):
+                inner = whole.removeprefix(PACKAGE.name).removeprefix(".")
                 while inner not in MODULES:  # a name in a module
                     inner = inner.rpartition(".")[0]
-                yield Import(module, inner, True, node in for_types)
+                source = source.removeprefix(PACKAGE.name).removeprefix(".")
+                yield Import(module, inner, True, source, name)
             else:
-                yield Import(module, name, False, node in for_types)
+                yield Import(module, whole, False)
 
 
 IMPORTS = [found for module in MODULES for found in _imports(module)]
 INSIDE = {
-    (one.module, one.imported)
-    for one in IMPORTS
-    if one.inside and not one.for_types and one.module != one.imported
+    (one.module, one.imported) for one in IMPORTS if one.inside and one.module != one.imported
 }
 
 
-def test_every_module_has_a_layer():
-    assert set(LAYER) == set(MODULES)
+def _place(module: str) -> str:
+    return module.partition(".")[0]
 
 
-def test_imports_only_go_down_or_sideways():
-    assert [pair for pair in sorted(INSIDE) if LAYER[pair[1]] > LAYER[pair[0]]] == []
+def test_every_module_has_a_place():
+    places = {_place(module) for module in MODULES}
+    assert places == {*PLACE, ""}
+    assert [place for place in sorted(FACES) if place not in MODULES] == []
 
 
-def test_imports_for_type_annotations_are_the_known_ones():
-    found = {(one.module, one.imported) for one in IMPORTS if one.inside and one.for_types}
-    assert found == FOR_TYPES_ONLY
+def test_imports_only_go_down():
+    above = PLACE | {"": PLACE["registry"]}
+    assert [
+        (start, to)
+        for start, to in sorted(INSIDE)
+        if _place(start) != _place(to) and above[_place(to)] >= above[_place(start)]
+        if (start, to) != ("", "registry")
+    ] == []
+
+
+def test_nothing_is_imported_past_a_face():
+    faces = {room: set(importlib.import_module(f"{PACKAGE.name}.{room}").__all__) for room in FACES}
+    past = [
+        (one.module, one.source, one.name)
+        for one in IMPORTS
+        if one.inside
+        and _place(one.imported) in FACES
+        and _place(one.module) != _place(one.imported)
+        and not (one.source in FACES and one.name in faces[one.source])
+        and one.imported not in FACES  # the room as a whole
+    ]
+    assert past == []
+
+
+def test_a_face_shows_only_what_others_use():
+    used = {(one.source, one.name) for one in IMPORTS if _place(one.module) != one.source}
+    used |= {(room, name) for room in FACES for name in _used_through(room)}
+    unused = [
+        (room, name)
+        for room in sorted(FACES)
+        for name in importlib.import_module(f"{PACKAGE.name}.{room}").__all__
+        if (room, name) not in used
+    ]
+    assert unused == []
+
+
+def _used_through(room: str) -> set[str]:
+    """Return the names that modules use as `room.name`."""
+    return {
+        node.attr
+        for one in IMPORTS
+        if one.inside and one.source == "" and one.name == room
+        for node in ast.walk(ast.parse(MODULES[one.module].read_text()))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == room
+    }
 
 
 def test_there_is_no_cycle():
@@ -272,29 +215,25 @@ def test_there_is_no_cycle():
     assert below == {}
 
 
-def test_nobody_imports_contrib_or_testing():
-    importers = {start for start, to in INSIDE if LAYER[to] == 6}
-    assert {start for start in importers if LAYER[start] != 6} == set()
-
-
-def test_the_pure_layers_import_the_standard_library_and_each_other_only():
+def test_the_lowest_rooms_import_the_standard_library_and_each_other_only():
+    low = {
+        module
+        for module in MODULES
+        if _place(module) in {"exceptions", "runtime", "contract"} and module not in WITH_LIBRARIES
+    }
     foreign = {
         (one.module, one.imported)
         for one in IMPORTS
-        if one.module in PURE
-        and not one.for_types
-        and (
-            one.imported not in PURE
-            if one.inside
-            else one.imported.split(".")[0] not in sys.stdlib_module_names
-        )
+        if one.module in low
+        and not one.inside
+        and one.imported.split(".")[0] not in sys.stdlib_module_names
     }
     assert foreign == set()
 
 
 def test_only_the_log_writes_the_tables():
     writers = set()
-    for module in set(MODULES) - {"log", "orphans", "retention"}:
+    for module in {module for module in MODULES if _place(module) != "log"}:
         for node in ast.walk(ast.parse(MODULES[module].read_text())):
             if isinstance(node, ast.Attribute) and node.attr in {
                 *("bulk_create", "bulk_update", "get_or_create", "update_or_create"),
@@ -340,13 +279,13 @@ def test_every_module_has_a_test_file():
     named = {path.name for path in TESTS.rglob("test_*.py")}
     missing = {}
     for module, path in MODULES.items():
-        if not path.read_text().strip():
+        if not path.read_text().strip() or module in FACES or module == "log.sql":
             continue
-        own = f"test_{module.rpartition('.')[2]}.py"
+        own = {f"test_{part}.py" for part in module.split(".")}
         if module in TESTED_BY:
             if not (TESTS / TESTED_BY[module]).exists():
                 missing[module] = TESTED_BY[module]
-        elif own not in named:
+        elif own.isdisjoint(named):
             missing[module] = own
     assert missing == {}
     assert set(TESTED_BY) <= set(MODULES)

@@ -2,7 +2,7 @@ import datetime
 
 import pytest
 
-from streambridge_app.arguments import (
+from streambridge_app.contract.arguments import (
     MAX_DELAY,
     check_delay,
     check_keep,

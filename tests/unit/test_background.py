@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from streambridge_app import background, get_bridge, get_sync_bridge
+from streambridge_app import get_bridge, get_sync_bridge
+from streambridge_app.runtime import background
 from tests.conftest import MEMORY
 from tests.services import wait_until
 

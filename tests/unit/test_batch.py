@@ -1,10 +1,10 @@
 import pytest
 
-from streambridge_app import socket_frames as socket
-from streambridge_app import sse as event_stream
-from streambridge_app.batch import Batch
-from streambridge_app.events import StreamEvent
-from streambridge_app.unreadable import Unreadable
+from streambridge_app.contract.batch import Batch
+from streambridge_app.contract.events import StreamEvent
+from streambridge_app.contract.unreadable import Unreadable
+from streambridge_app.serve import socket_frames as socket
+from streambridge_app.serve import sse as event_stream
 
 
 def batch(first, last, size=1):

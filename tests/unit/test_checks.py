@@ -147,7 +147,7 @@ def test_e102_unknown_channel_layer(settings: Settings) -> None:
     ("path", "complaint"),
     [
         ("nonesuch.Bridge", "can't be imported"),
-        ("streambridge_app.bridge.Producer", "no subclass of StreamBridge"),
+        ("streambridge_app.contract.bridge.Producer", "no subclass of StreamBridge"),
         ("streambridge_app.registry.get_bridge", "no subclass of StreamBridge"),
     ],
 )

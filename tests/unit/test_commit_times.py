@@ -3,8 +3,8 @@
 import datetime
 import threading
 
-from streambridge_app import commit_times
-from streambridge_app.commit_times import commit_time
+from streambridge_app.log import commit_times
+from streambridge_app.log.commit_times import commit_time
 
 
 def test_times_are_now_and_increase_by_microseconds():

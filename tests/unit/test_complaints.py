@@ -2,9 +2,9 @@
 
 import pytest
 
-from streambridge_app import complaints
-from streambridge_app.complaints import Complaints
 from streambridge_app.exceptions import LogOutdated, LogUnavailable
+from streambridge_app.runtime import complaints
+from streambridge_app.runtime.complaints import Complaints
 
 
 @pytest.fixture

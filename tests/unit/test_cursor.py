@@ -1,6 +1,6 @@
 import pytest
 
-from streambridge_app.cursor import (
+from streambridge_app.contract.cursor import (
     NOW,
     PARAMETERS,
     START,
@@ -18,8 +18,8 @@ from streambridge_app.cursor import (
     resolve,
     start,
 )
+from streambridge_app.contract.runs import ERROR, RUNNING, SUCCESS, RunHead
 from streambridge_app.exceptions import InvalidCursor
-from streambridge_app.runs import ERROR, RUNNING, SUCCESS, RunHead
 
 RUN = RunHead(key=1, epoch=500, head=10, floor=4, status=RUNNING)
 UNTRIMMED = RUN._replace(floor=0)

@@ -5,7 +5,8 @@ from django.db.backends.base.creation import BaseDatabaseCreation
 from django.test import runner
 from django.test.utils import setup_databases, teardown_databases
 
-from streambridge_app import database_creation, get_bridge, registry
+from streambridge_app import get_bridge, registry
+from streambridge_app.runtime import database_creation
 from tests.conftest import MEMORY
 
 

@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from streambridge_app.events import (
+from streambridge_app.contract.events import (
     END_SENTINEL,
     HEARTBEAT_SENTINEL,
     StreamEvent,

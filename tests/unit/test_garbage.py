@@ -7,8 +7,8 @@ import sys
 import pytest
 from django.test import override_settings
 
-from streambridge_app import garbage
-from streambridge_app.garbage import YOUNG_OBJECTS
+from streambridge_app.follow import garbage
+from streambridge_app.follow.garbage import YOUNG_OBJECTS
 
 PROGRAM = """
 import gc

@@ -6,8 +6,8 @@ from types import MappingProxyType
 import pytest
 from django.http import QueryDict
 
+from streambridge_app.contract.lifecycle import new_end, new_run
 from streambridge_app.exceptions import InvalidEvent, InvalidRunId
-from streambridge_app.lifecycle import new_end, new_run
 
 
 class User:

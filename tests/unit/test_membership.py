@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from streambridge_app import groups, membership
-from streambridge_app.groups import PROBE_TYPE
-from streambridge_app.layer import group_name
-from streambridge_app.membership import Membership
+from streambridge_app.wake import groups, membership
+from streambridge_app.wake.groups import PROBE_TYPE
+from streambridge_app.wake.layer import group_name
+from streambridge_app.wake.membership import Membership
 from tests.services import async_wait_until
 
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from streambridge_app.batch import Batch
+from streambridge_app.contract.batch import Batch
 from streambridge_app.exceptions import LogUnavailable
-from streambridge_app.pages import KEPT_PAGES, READ_AHEAD, Pages
+from streambridge_app.follow.pages import KEPT_PAGES, READ_AHEAD, Pages
 
 
 class Log:
@@ -79,7 +79,7 @@ async def long_readers(pages: Pages, log: Log) -> None:
 async def test_clients_that_take_long_keep_others_from_reading_ahead_for_a_while(
     monkeypatch, seconds, ahead
 ):
-    monkeypatch.setattr("streambridge_app.pages.AHEAD_SECONDS", seconds)
+    monkeypatch.setattr("streambridge_app.follow.pages.AHEAD_SECONDS", seconds)
     log = Log(20)
     pages = Pages(log.read, 10)
     await long_readers(pages, log)
@@ -91,7 +91,7 @@ async def test_clients_that_take_long_keep_others_from_reading_ahead_for_a_while
 
 @pytest.mark.parametrize(("seconds", "ahead"), [(60, True), (0, False)])
 async def test_what_they_left_is_kept_for_a_while(monkeypatch, seconds, ahead):
-    monkeypatch.setattr("streambridge_app.pages.AHEAD_SECONDS", seconds)
+    monkeypatch.setattr("streambridge_app.follow.pages.AHEAD_SECONDS", seconds)
     log = Log(20)
     pages = Pages(log.read, 10)
     await long_readers(pages, log)

@@ -25,9 +25,9 @@ from django.utils.functional import SimpleLazyObject
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
-from streambridge_app.event_data import encode_data
+from streambridge_app.contract.payload import encode_data
+from streambridge_app.contract.plain_data import MAX_DEPTH
 from streambridge_app.exceptions import InvalidEvent
-from streambridge_app.plain_data import MAX_DEPTH
 
 NAN = float("nan")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from streambridge_app import redaction
-from streambridge_app.redaction import RedactTokens, redact
+from streambridge_app.runtime import redaction
+from streambridge_app.runtime.redaction import RedactTokens, redact
 
 SECRET = "WyJydW4iLDE3MV0:1tXyZ-_:s1gn.ature%3D"
 

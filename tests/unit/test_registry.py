@@ -4,18 +4,12 @@ import threading
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from streambridge_app import (
-    StreamBridge,
-    SyncStreamBridge,
-    background,
-    get_bridge,
-    get_sync_bridge,
-    registry,
-)
+from streambridge_app import StreamBridge, SyncStreamBridge, get_bridge, get_sync_bridge, registry
 from streambridge_app.backends.channel_layer import ChannelLayerBridge
 from streambridge_app.backends.memory import MemoryBridge
+from streambridge_app.backends.transactional import TransactionalBridge
 from streambridge_app.exceptions import BridgeClosed
-from streambridge_app.transactional import TransactionalBridge
+from streambridge_app.runtime import background
 from tests.conftest import CHANNEL_LAYER, MEMORY
 from tests.services import async_wait_until
 
@@ -47,8 +41,8 @@ def test_the_sync_bridge_is_the_same_bridge():
     [
         ("no.such.module", "can't be imported"),
         ("streambridge_app.backends.memory.NoSuchClass", "can't be imported"),
-        ("streambridge_app.runs.RunState", "must name a StreamBridge class"),
-        ("streambridge_app.runs.RUNNING", "must name a StreamBridge class"),
+        ("streambridge_app.contract.runs.RunState", "must name a StreamBridge class"),
+        ("streambridge_app.contract.runs.RUNNING", "must name a StreamBridge class"),
     ],
 )
 def test_a_wrong_backend_is_refused(path, why, settings):
@@ -126,7 +120,7 @@ def test_a_reset_in_the_middle_of_ours_does_not_wait_for_it(monkeypatch):
     old = get_bridge()
     release = threading.Event()
     monkeypatch.setattr(old, "shut", lambda: release.wait(20))
-    inside = {"__name__": "streambridge_app.writer", "reset": registry.reset}
+    inside = {"__name__": "streambridge_app.publish.writer", "reset": registry.reset}
     exec("def publish(): reset()", inside)  # noqa: S102 - a caller with that module's name
     inside["publish"]()
     assert get_bridge() is not old

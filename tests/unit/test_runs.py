@@ -3,7 +3,7 @@ import datetime
 
 import pytest
 
-from streambridge_app.runs import END_STATUSES, RUNNING, RunState
+from streambridge_app.contract.runs import END_STATUSES, RUNNING, RunState
 
 STATE = RunState(
     run_id="run",

@@ -2,8 +2,8 @@
 
 import json
 
-from streambridge_app import socket_frames
-from streambridge_app.batch import Batch
+from streambridge_app.contract.batch import Batch
+from streambridge_app.serve import socket_frames
 
 
 def test_frame_of_a_run() -> None:

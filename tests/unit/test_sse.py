@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from streambridge_app import sse
-from streambridge_app.batch import Batch
+from streambridge_app.contract.batch import Batch
+from streambridge_app.serve import sse
 
 
 def encoded(epoch, first, names, data):

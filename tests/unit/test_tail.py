@@ -4,9 +4,9 @@ import tracemalloc
 
 import pytest
 
-from streambridge_app.batch import Batch
-from streambridge_app.cursor import Verdict
-from streambridge_app.tail import JOINED, SMALL, Tail
+from streambridge_app.contract.batch import Batch
+from streambridge_app.contract.cursor import Verdict
+from streambridge_app.follow.tail import JOINED, SMALL, Tail
 from tests.unit.test_batch import batch, socket_frames, spans, sse
 
 

@@ -20,22 +20,23 @@ from benchmarks.load import payload
 
 django.setup()
 
-from streambridge_app import get_bridge, get_sync_bridge, log  # noqa: E402
+from streambridge_app import get_bridge, get_sync_bridge  # noqa: E402
+from streambridge_app.log import exactly_once  # noqa: E402
+from streambridge_app.log.append import Appended, append  # noqa: E402
+from streambridge_app.log.writes import Write  # noqa: E402
 from streambridge_app.models import Event  # noqa: E402
-from streambridge_app.writes import Write  # noqa: E402
 
 Data = list[dict[str, Any]]
 
 NAME = "message"
 
-_append = log.append
 _commits = 0
 
 
-def counted(writes: Sequence[Write], *args: Any) -> list[log.Appended]:
+def counted(writes: Sequence[Write], *args: Any) -> list[Appended]:
     global _commits
     _commits += 1
-    return _append(writes, *args)
+    return append(writes, *args)
 
 
 def create(order: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def paced(order: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     orders = {"create": create, "fill": fill, "publish": publish, "paced": paced}
-    with mock.patch.object(log, "append", counted):
+    with mock.patch.object(exactly_once, "append", counted):
         for line in sys.stdin:
             order = json.loads(line)
             print(json.dumps(orders[order["do"]](order)), flush=True)

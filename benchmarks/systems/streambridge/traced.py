@@ -25,7 +25,7 @@ def _note(stage: str, number: int) -> None:
 
 
 def _trace_server() -> None:
-    from streambridge_app.hub import Hub
+    from streambridge_app.follow.hub import Hub
 
     receive = Hub.receive
 
@@ -38,10 +38,10 @@ def _trace_server() -> None:
 
 def _work() -> None:
     django.setup()
-    from streambridge_app import get_sync_bridge, log
-    from streambridge_app.writes import Written
-
-    append = log.append
+    from streambridge_app import get_sync_bridge
+    from streambridge_app.log import exactly_once
+    from streambridge_app.log.append import append
+    from streambridge_app.log.writes import Written
 
     def traced(*args: Any) -> Any:
         began = time.time_ns() // 1000
@@ -52,7 +52,7 @@ def _work() -> None:
                 _note("committed", outcome.batch.last - 1)
         return outcomes
 
-    log.append = traced  # type: ignore[assignment]
+    exactly_once.append = traced  # type: ignore[attr-defined]
     work = Work.load(sys.argv[1])
     bridge = get_sync_bridge()
     (run_id,) = work.runs

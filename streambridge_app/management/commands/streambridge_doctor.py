@@ -17,11 +17,7 @@ from typing import Any, Final
 
 from django.core.management.base import CommandError, CommandParser
 
-from ...doctor import CHECKS
-from ...doctor.check import Visit
-from ...doctor.examination import examine
-from ...doctor.findings import FAIL, OK, WARNING, Outcome
-from ...doctor.partner import Partner, serve
+from ...doctor import CHECKS, FAIL, OK, WARNING, Outcome, Partner, Visit, examine, serve
 from ..base import BridgeCommand, awaited
 
 WIDTH: Final = 96

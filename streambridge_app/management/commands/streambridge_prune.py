@@ -14,12 +14,10 @@ from typing import Any, Final
 
 from django.core.management.base import CommandError, CommandParser
 
-from ... import orphans, retention
 from ...backends.channel_layer import ChannelLayerBridge
 from ...backends.in_transaction import InTransactionBridge
-from ...guard import guarded
+from ...log import Swept, guarded, orphans, past_keep, retention, sweep_alone
 from ...registry import get_bridge
-from ...sweeper import Swept, past_keep, sweep_alone
 from ..base import BridgeCommand
 
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}

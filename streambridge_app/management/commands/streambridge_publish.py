@@ -17,10 +17,9 @@ from typing import Any, Final
 from django.core.management.base import CommandError, CommandParser
 
 from ...conf import streambridge_settings
-from ...events import check_event_name
-from ...exceptions import InvalidEvent, LogUnavailable, RunEnded, RunExists, RunNotFound
+from ...contract import SyncStreamBridge, check_event_name
+from ...exceptions import InvalidEvent, LogUnavailable, RunExists, RunNotFound, run_ended
 from ...registry import get_sync_bridge
-from ...sync import SyncStreamBridge
 from ..base import BridgeCommand
 from ..child import Child
 from ..lines import Line, LineTooLong, Signals, Stopped, iterate_lines, read_lines
@@ -204,5 +203,5 @@ def _refuse_ended(bridge: SyncStreamBridge, run_id: str) -> bool:
     """Return whether a run was asked to cancel; raise RunEnded if it has ended."""
     state = bridge.get_run(run_id)
     if state.ended:
-        raise RunEnded(f"The run {run_id!r} has ended; its log takes no further event.")
+        raise run_ended(run_id)
     return state.cancel_requested

@@ -17,13 +17,20 @@ from typing import Any, Final, NamedTuple
 
 from django.core.management.base import CommandError, CommandParser
 
-from ...batch import Batch
-from ...events import END_SENTINEL, GAP_EVENT
+from ...contract import (
+    END_SENTINEL,
+    GAP_EVENT,
+    SUCCESS,
+    Batch,
+    End,
+    Gap,
+    Heartbeat,
+    Item,
+    gap,
+    is_readable,
+)
 from ...exceptions import RunNotFound
-from ...items import End, Gap, Heartbeat, Item
 from ...registry import get_sync_bridge
-from ...runs import SUCCESS
-from ...unreadable import gap, is_readable
 from ..base import BridgeCommand
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")

@@ -18,7 +18,7 @@ from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from django.urls import path
 
 from streambridge_app.asgi import flow_control
-from streambridge_app.streaming import event_stream_response
+from streambridge_app.serve.event_stream import event_stream_response
 
 GZIP = ["django.middleware.gzip.GZipMiddleware"] if "EVENT_STREAMS_GZIP" in os.environ else []
 

@@ -18,7 +18,8 @@ from django.core.management import call_command
 
 django.setup()
 
-from streambridge_app import get_bridge, get_sync_bridge, writer  # noqa: E402 - the apps are ready now
+from streambridge_app import get_bridge, get_sync_bridge  # noqa: E402 - the apps are ready now
+from streambridge_app.publish import writer  # noqa: E402 - the apps are ready now
 
 ENOUGH = 60
 

@@ -21,10 +21,10 @@ from django.test.utils import setup_test_environment  # noqa: E402
 from django.urls import reverse  # noqa: E402
 
 from streambridge_app import get_bridge, get_sync_bridge  # noqa: E402
+from streambridge_app.contract.runs import RunState  # noqa: E402
 from streambridge_app.contrib.enqueue import enqueue  # noqa: E402
 from streambridge_app.exceptions import LogOutdated, RunNotFound  # noqa: E402
 from streambridge_app.models import Event, EventKey, Run  # noqa: E402
-from streambridge_app.runs import RunState  # noqa: E402
 from tests.integration.apps.customers.models import Customer  # noqa: E402
 from tests.services import async_wait_until  # noqa: E402
 

@@ -1,0 +1,1 @@
+"""The statements of each database, and what they are made of."""
