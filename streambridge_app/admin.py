@@ -33,10 +33,11 @@ from django.utils.translation import ngettext
 from .conf import streambridge_settings
 from .contract import CANCELLED
 from .exceptions import InvalidRunId, RunEnded, RunNotFound
-from .log import after_commits, retention
+from .log import retention
 from .models import Event, Run
 from .ownership import owners_named
 from .registry import get_sync_bridge
+from .runtime import after_commits
 
 LISTED_RUNS: Final = 10_000
 """Runs that the list leads to, at most: the newest that match. More are not even counted."""

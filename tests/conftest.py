@@ -1,10 +1,12 @@
 """The servers, started only for the tests that need them, and the stacks of the contract suite."""
 
+import os
 import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import hypothesis
 import pytest
 from asgiref.sync import SyncToAsync
 from channels.layers import channel_layers
@@ -19,6 +21,13 @@ from tests.services import PostgresServer, RedisServer
 # servers would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# The children of the tests import the same modules, some hundred times: once they compile them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# For more examples: --hypothesis-profile=default.
+hypothesis.settings.register_profile("suite", max_examples=25, deadline=None)
+hypothesis.settings.load_profile("suite")
 
 MEMORY = "streambridge_app.backends.memory.MemoryBridge"
 CHANNEL_LAYER = "streambridge_app.backends.channel_layer.ChannelLayerBridge"
@@ -75,10 +84,11 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(
-    request: pytest.FixtureRequest, django_db_modify_db_settings_parallel_suffix: None
-) -> Iterator[None]:
-    """Make room for the test databases, with PostgreSQL only if a test asks for it."""
+def django_db_modify_db_settings(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Make room for the test databases, with PostgreSQL only if a test asks for it.
+
+    Their names stay as they are in each worker of pytest-xdist, for it has servers of its own.
+    """
     if any("postgres" in _databases(item) for item in request.session.items):
         request.getfixturevalue("postgres_server")
     django_settings.TEST_DIRECTORY.mkdir(mode=0o700)

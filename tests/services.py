@@ -13,7 +13,6 @@ import http.client
 import inspect
 import os
 import pwd
-import random
 import shutil
 import signal
 import socket
@@ -32,10 +31,11 @@ from typing import Any, Literal, Self, TypeVar
 import psutil
 import psycopg
 
+from tests.ports import HOST, free_port
+
 T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parent.parent
-HOST = "127.0.0.1"
 POLL_SECONDS = 0.01
 TIMEOUT_SCALE = float(os.environ.get("STREAMBRIDGE_TEST_TIMEOUT_SCALE", "1"))
 
@@ -75,20 +75,6 @@ async def _resolved(value: T | Awaitable[T]) -> T:
 def _check(deadline: float, timeout: float, what: str) -> None:
     if time.monotonic() > deadline:
         raise TimeoutError(f"waited {timeout * TIMEOUT_SCALE:g} s for {what}")
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing uses.
-
-    It lies below the range that systems take for outgoing connections: one of those could otherwise
-    occupy the port of a server that is down, or a client that keeps trying connect to itself.
-    """
-    choose = random.SystemRandom()  # Hypothesis seeds the shared generator
-    while True:
-        port = choose.randrange(12_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((HOST, port))
-            return port
 
 
 def chromium() -> str:

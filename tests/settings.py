@@ -1,6 +1,7 @@
 """Settings of the test run.
 
-Child processes that use them meet the same database file and the same servers as the run itself.
+Each worker of pytest-xdist has a database file and servers of its own. Child processes that use
+these settings meet those of the worker that started them.
 """
 
 import os
@@ -9,10 +10,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.services import HOST, free_port
+from tests.ports import HOST, free_port
 
 
 def _shared(name: str, choose: Callable[[], str | int]) -> str:
+    name += os.environ.get("PYTEST_XDIST_WORKER", "")
     if name not in os.environ:
         os.environ[name] = str(choose())
     return os.environ[name]
@@ -95,6 +97,7 @@ TEMPLATES = [
 ]
 
 SECRET_KEY = "only for tests"
+CELERY_BROKER_URL = f"redis://{HOST}:{REDIS_PORT}/0"
 ROOT_URLCONF = "tests.urls"
 STATIC_URL = "static/"
 USE_TZ = True

@@ -53,10 +53,10 @@ from ..contract import (
 )
 from ..exceptions import LogUnavailable, RunEnded, RunNotFound, bridge_closed, producer_fenced
 from ..follow import follow
-from ..log import Write, Written, extend_lease, guarded, in_transaction, refuse, retention
+from ..log import Write, Written, extend_lease, guarded, retention
 from ..log import read as reading
 from ..publish import refuse_transaction_of, waiting_caller
-from ..runtime import Alarm, background, resolve
+from ..runtime import Alarm, background, in_transaction, refuse, resolve
 from ..signals import send_signals
 
 LOOK_SECONDS: Final = 0.02

@@ -36,20 +36,9 @@ from ..contract import (
     refuse_event_loop,
 )
 from ..exceptions import InsideTransaction, LogUnavailable, RunEnded, RunNotFound
-from ..log import (
-    Appender,
-    Write,
-    Written,
-    guarded_on,
-    guarded_repeatable,
-    in_transaction,
-    is_manual,
-    join,
-    refuse,
-    retention,
-    with_hint,
-)
+from ..log import Appender, Write, Written, guarded_on, guarded_repeatable, retention
 from ..publish import PipelineBridge, PipelinedProducer, PipelinedSyncProducer
+from ..runtime import in_transaction, is_manual, join, refuse, with_hint
 from ..signals import send_signals
 from ..wake import Announcer
 

@@ -12,9 +12,8 @@ from django.db import connections
 
 from ..conf import streambridge_settings
 from ..exceptions import InsideTransaction
-from ..log import after_commits, is_manual, may_block_others
 from ..registry import get_bridge, get_sync_bridge
-from ..runtime import background
+from ..runtime import after_commits, background, is_manual, may_block_others
 
 START_SECONDS: Final = 86_400.0
 """Seconds after it is due in which a task has to start by default: longer than any queue's wait."""

@@ -30,7 +30,7 @@ from .read import (
     Place,
 )
 from .state import exists, request_cancel, state
-from .sweep import (
+from .sweeper import (
     Swept,
     past_keep,
     sweep,
@@ -39,16 +39,6 @@ from .sweep import (
 from .threads import (
     LogThreads,
     check_process,
-)
-from .transactions import (
-    after_commits,
-    in_transaction,
-    is_manual,
-    join,
-    may_block_others,
-    overlooking_test_cases,
-    refuse,
-    with_hint,
 )
 from .watch import (
     LOOK_INTERVAL,
@@ -72,7 +62,6 @@ __all__ = [
     "Watch",
     "Write",
     "Written",
-    "after_commits",
     "append",
     "check_process",
     "claim",
@@ -83,22 +72,15 @@ __all__ = [
     "guarded",
     "guarded_on",
     "guarded_repeatable",
-    "in_transaction",
-    "is_manual",
-    "join",
     "leases",
-    "may_block_others",
     "orphans",
-    "overlooking_test_cases",
     "own_connection",
     "past_keep",
     "read",
-    "refuse",
     "request_cancel",
     "retention",
     "state",
     "sweep",
     "sweep_alone",
     "unlocked",
-    "with_hint",
 ]

@@ -14,10 +14,9 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
 
-from ..runtime import green_threads
+from ..runtime import green_threads, is_manual
 from .patience import LOCK_TIMEOUT
 from .sql.prepared import Preparing
-from .transactions import is_manual
 
 CONNECTION_DEADLINES: Final = {
     "connect_timeout": 5,

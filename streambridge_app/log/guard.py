@@ -14,8 +14,8 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..exceptions import InvalidEvent, InvalidRunId, LogOutdated, LogUnavailable
+from ..runtime import in_transaction
 from .errors import Failure, failure_of, sentence_of
-from .transactions import in_transaction
 
 GREEN_PAUSE: Final = 0.05
 """Seconds in which they run before a connection of our own asks again for a lock."""

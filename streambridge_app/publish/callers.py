@@ -21,8 +21,7 @@ from asgiref.sync import AsyncToSync
 from django.db import connections
 
 from ..exceptions import InsideTransaction
-from ..log import may_block_others, with_hint
-from ..runtime import background
+from ..runtime import background, may_block_others, with_hint
 
 ANSWER_SECONDS: Final = 1.0
 """Seconds for which a thread may be too busy to answer: it may be waiting for this very call."""

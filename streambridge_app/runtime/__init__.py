@@ -25,16 +25,34 @@ from .timer import (
     Alarm,
     resolve,
 )
+from .transactions import (
+    after_commits,
+    in_transaction,
+    is_manual,
+    join,
+    may_block_others,
+    overlooking_test_cases,
+    refuse,
+    with_hint,
+)
 
 __all__ = [
     "SIGNAL_SECONDS",
     "Alarm",
     "Complaints",
     "Repeats",
+    "after_commits",
     "background",
     "before_test_databases",
     "green_threads",
+    "in_transaction",
+    "is_manual",
+    "join",
+    "may_block_others",
+    "overlooking_test_cases",
     "redact",
     "redaction",
+    "refuse",
     "resolve",
+    "with_hint",
 ]

@@ -1,11 +1,11 @@
 """
-HTTP and WebSockets: who may come in, what bytes leave, and how a server stops.
+HTTP and WebSockets: who may come in, and what bytes leave.
 
-It imports the contract, the registry and the rules of access. Others use its views, its consumers,
-and what :mod:`streambridge_app.asgi` wraps around an application.
+It imports the contract, the registry, the rules of access and the open streams. Others use its
+views and consumers.
 """
 
-from . import shutdown, views
+from . import views
 from .consumers import (
     OriginRefused,
     RunConsumer,
@@ -14,38 +14,15 @@ from .consumers import (
 from .converters import (
     RunIdConverter,
 )
-from .daphne import (
-    Application,
-    Intake,
-    Receive,
-    Scope,
-    Send,
-    Valve,
-    protocol_behind,
-    redact_address,
-)
-from .open_streams import (
-    server_send,
-)
 from .views import (
     stream,
 )
 
 __all__ = [
-    "Application",
-    "Intake",
     "OriginRefused",
-    "Receive",
     "RunConsumer",
     "RunIdConverter",
     "RunsConsumer",
-    "Scope",
-    "Send",
-    "Valve",
-    "protocol_behind",
-    "redact_address",
-    "server_send",
-    "shutdown",
     "stream",
     "views",
 ]

@@ -21,6 +21,7 @@ from channels.db import aclose_old_connections
 from channels.generic.websocket import AsyncWebsocketConsumer
 
 from ..access import Access, Refusal, admit_follower, bearer_token, run_token, state_or_none
+from ..asgi import OpenConnection, OpenStream
 from ..conf import streambridge_settings
 from ..contract import End, Gap, Heartbeat, Item, check_run_id
 from ..contract import cursor as cursors
@@ -28,7 +29,6 @@ from ..exceptions import BridgeClosed, LogUnavailable, StreamBridgeError
 from ..registry import get_bridge
 from . import socket_frames
 from .http_errors import SHUTTING_DOWN, refusal_of
-from .open_streams import OpenConnection, OpenStream
 from .users import known_user
 
 MAX_MESSAGE_CHARACTERS: Final = 4096
@@ -273,7 +273,7 @@ class RunConsumer(_Consumer):
         try:
             await self.open(run_id, cursors.parameter(self.parameter), self.token())
         except (Refusal, StreamBridgeError) as error:
-            await self.turn_away(error if isinstance(error, Refusal) else refusal_of(error))
+            await self.turn_away(refusal_of(error))
 
     async def ended(self, run_id: str) -> None:
         await self.hang_up()
@@ -309,8 +309,8 @@ class RunsConsumer(_Consumer):
         await super().connect()
         try:
             self.counted = OpenStream()
-        except Refusal as refusal:
-            await self.turn_away(refusal)
+        except (Refusal, BridgeClosed) as error:
+            await self.turn_away(refusal_of(error))
         else:
             self._wait_idle()
 
@@ -339,9 +339,7 @@ class RunsConsumer(_Consumer):
                 await self._subscribe(run_id, message)
             else:
                 await self._unsubscribe(run_id)
-        except Refusal as refusal:
-            await self._refuse_message(refusal, run_id)
-        except StreamBridgeError as error:
+        except (Refusal, StreamBridgeError) as error:
             await self._refuse_message(refusal_of(error), run_id)
         else:
             self.refusals = 0

@@ -19,9 +19,9 @@ from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import connections
 from django.http import HttpRequest, StreamingHttpResponse
 
+from ..asgi import OpenConnection, is_draining
 from ..conf import streambridge_settings
 from . import sse
-from .open_streams import OpenConnection, is_draining
 
 __all__ = ["close_request_connections", "event_stream_response", "release_request_thread"]
 

@@ -40,13 +40,15 @@ _TABLE: Final[dict[type[StreamBridgeError], tuple[int, str, str | None]]] = {
 _UNSPEAKABLE: Final = "The server's log can't hold this."
 
 
-def refusal_of(error: StreamBridgeError) -> Refusal:
+def refusal_of(error: Refusal | StreamBridgeError) -> Refusal:
     """
-    Return the refusal that an error of the bridge means to a client.
+    Return the refusal that an error means to a client: itself, if it is one.
 
     Raises:
         StreamBridgeError: the error itself, if it is none of a client's making.
     """
+    if isinstance(error, Refusal):
+        return error
     for kind, (status, code, message) in _TABLE.items():
         if isinstance(error, kind):
             if status == 500:

@@ -25,6 +25,7 @@ from ..access import (
     run_token,
     state_or_none,
 )
+from ..asgi import OpenStream
 from ..conf import streambridge_settings
 from ..contract import End, Gap, Heartbeat, Item, RunState
 from ..contract import cursor as cursors
@@ -33,7 +34,6 @@ from ..registry import get_bridge
 from . import sse
 from .event_stream import event_stream_response
 from .http_errors import RETRY_AFTER, refusal_of
-from .open_streams import OpenStream
 from .users import user_of_request
 
 View = Callable[[HttpRequest, str], Coroutine[Any, Any, HttpResponseBase]]
@@ -69,10 +69,8 @@ def _route(*methods: str) -> Callable[[View], View]:
                 if request.method not in methods:
                     raise Refusal(405, "method_not_allowed", f"Use {methods[0]} here.")
                 return await checked(request, run_id)
-            except StreamBridgeError as error:
+            except (Refusal, StreamBridgeError) as error:
                 refusal = refusal_of(error)
-            except Refusal as error:
-                refusal = error
             except (SuspiciousOperation, MultiPartParserError):
                 refusal = Refusal(400, "bad_request", "The parameters or the body can't be read.")
             response = JsonResponse(

@@ -12,7 +12,7 @@ from django.test import AsyncClient, TestCase
 
 from .. import registry
 from ..conf import streambridge_settings
-from ..log import overlooking_test_cases
+from ..runtime import overlooking_test_cases
 from .published import Recorder, recorder
 from .sse_client import SSEClient
 

@@ -69,7 +69,6 @@ def worker(
     url = f"sqlite:///{database['NAME']}"
     if name == "postgres":
         url = f"postgresql://postgres@{HOST}:{database['PORT']}/{database['NAME']}"
-    celery_app.app.conf.broker_url = redis_server.url
     env = {
         "DJANGO_SETTINGS_MODULE": "tests.acceptance.celery_settings",
         "DATABASE_URL": url,

@@ -78,7 +78,6 @@ def environment(
 
 @pytest.fixture
 def worker(environment: dict[str, str]) -> Iterator[CeleryWorker]:
-    green_app.app.conf.broker_url = environment["REDIS_URL"]
     pool: Any = environment["POOL"]
     with CeleryWorker("tests.acceptance.green_app", pool, env=environment) as worker:
         yield worker

@@ -16,7 +16,7 @@ from streambridge_app.log import patience, retention
 from streambridge_app.log.commit_times import commit_time
 from streambridge_app.log.connections import own_connection
 from streambridge_app.log.exactly_once import Appender, Locked
-from streambridge_app.log.sweep import sweep
+from streambridge_app.log.sweeper import sweep
 from streambridge_app.log.writes import Write
 from streambridge_app.models import Event, Run
 from tests.contract.clients import client, data, deadline, publish, replay, seqs

@@ -13,9 +13,8 @@ from django.utils import timezone
 
 from streambridge_app import get_sync_bridge
 from streambridge_app.exceptions import LogUnavailable, RunNotFound
-from streambridge_app.log import leases, retention
-from streambridge_app.log import sweep as sweeper
-from streambridge_app.log.sweep import Swept, sweep, sweep_alone
+from streambridge_app.log import leases, retention, sweeper
+from streambridge_app.log.sweeper import Swept, sweep, sweep_alone
 from streambridge_app.models import Event, EventKey, Run
 from tests.contract.clients import client, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS

@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from streambridge_app.contract.items import End
 from streambridge_app.exceptions import RunNotFound
-from streambridge_app.log import sweep as sweeper
-from streambridge_app.log.sweep import Swept, sweep
+from streambridge_app.log import sweeper
+from streambridge_app.log.sweeper import Swept, sweep
 from streambridge_app.models import Event, EventKey, Run
 from tests.contract.clients import client, data, deadline, publish
 from tests.contract.conftest import DATABASE_STACKS

@@ -12,8 +12,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import AsyncClient
 
 from streambridge_app.access import Access, Authorizer
+from streambridge_app.asgi.open_streams import open_streams
 from streambridge_app.log.connections import own_connection
-from streambridge_app.serve.open_streams import open_streams
 from tests.services import HOST, AsgiServer
 
 APPLICATION = "tests.integration.apps.runs:application"

@@ -22,12 +22,13 @@ from pytest_django import Settings
 
 from streambridge_app import get_bridge
 from streambridge_app.access import NOT_FOUND, Access, Authorizer, make_run_token
+from streambridge_app.asgi import open_streams as streams
+from streambridge_app.asgi.open_streams import OpenStream, open_streams
 from streambridge_app.backends.memory import MemoryBridge
 from streambridge_app.contract.items import Item
 from streambridge_app.exceptions import LogUnavailable
 from streambridge_app.routing import websocket_urlpatterns
 from streambridge_app.serve import consumers as module
-from streambridge_app.serve import open_streams as streams
 from streambridge_app.serve.consumers import (
     IDLE,
     INTERNAL_ERROR,
@@ -37,7 +38,6 @@ from streambridge_app.serve.consumers import (
     TOO_MANY_REFUSALS,
     UNAVAILABLE,
 )
-from streambridge_app.serve.open_streams import OpenStream, open_streams
 from tests.conftest import MEMORY
 from tests.integration.conftest import OPEN_HOUSE, streams_of
 from tests.services import TIMEOUT_SCALE, AsgiServer, async_wait_until

@@ -13,7 +13,7 @@ import pytest
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.db import connection, transaction
 
-from streambridge_app.serve import open_streams as streams
+from streambridge_app.asgi import open_streams as streams
 from streambridge_app.serve.event_stream import (
     close_request_connections,
     event_stream_response,

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import websockets.sync.client
 
-from streambridge_app.asgi import flow_control
-from streambridge_app.serve import daphne
+from streambridge_app.asgi import daphne, flow_control
 from tests.integration.apps.frames import frames
 from tests.services import HOST, AsgiServer, wait_until
 

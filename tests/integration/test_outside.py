@@ -30,8 +30,8 @@ from pytest_django import Settings
 
 from streambridge_app import get_bridge
 from streambridge_app.access import make_run_token
+from streambridge_app.asgi.open_streams import open_streams
 from streambridge_app.routing import checked_origin, websocket_urlpatterns
-from streambridge_app.serve.open_streams import open_streams
 from tests.conftest import MEMORY
 from tests.integration.conftest import OPEN_HOUSE, client_of, person
 from tests.services import HOST, TIMEOUT_SCALE, AsgiServer, Server, wait_until

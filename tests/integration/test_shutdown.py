@@ -21,7 +21,7 @@ from pytest_django import Settings
 
 from streambridge_app import get_bridge
 from streambridge_app.access import make_run_token
-from streambridge_app.serve import open_streams as streams
+from streambridge_app.asgi import open_streams as streams
 from streambridge_app.serve.consumers import SERVICE_RESTART
 from streambridge_app.serve.http_errors import RETRY_AFTER
 from tests.conftest import MEMORY

@@ -23,9 +23,9 @@ from pytest_django import Settings
 
 from streambridge_app import get_bridge
 from streambridge_app.access import NOT_FOUND, make_run_token
-from streambridge_app.serve import open_streams as streams
+from streambridge_app.asgi import open_streams as streams
+from streambridge_app.asgi.open_streams import open_streams
 from streambridge_app.serve.http_errors import RETRY_AFTER
-from streambridge_app.serve.open_streams import open_streams
 from tests.conftest import MEMORY
 from tests.integration.conftest import OPEN_HOUSE, requested, streams_of
 from tests.services import TIMEOUT_SCALE, AsgiServer, async_wait_until, wait_until

@@ -2,7 +2,9 @@
 
 import ast
 import importlib
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,24 +18,27 @@ TESTS = Path(__file__).parent.parent
 PACKAGE = TESTS.parent / "streambridge_app"
 
 LAYERS = """
-exceptions conf ← runtime ← contract ← ownership ← models ← registry ← access ← log ← signals
-← publish wake ← follow ← backends ← serve ← asgi routing tasks urls ← checks
+exceptions conf ← runtime ← contract ← ownership ← models ← registry ← access ← asgi ← log
+← signals ← publish wake ← follow ← backends ← serve ← routing tasks urls ← checks
 ← admin contrib doctor testing ← apps management
 """
 """The rooms, and the modules of the root, from what all may import to what nobody does."""
 
 PLACE = {place: number for number, layer in enumerate(LAYERS.split("←")) for place in layer.split()}
-FACES = {"contract", "doctor", "follow", "log", "publish", "runtime", "serve", "wake"}
+FACES = {"asgi", "contract", "doctor", "follow", "log", "publish", "runtime", "serve", "wake"}
 """Rooms into which nobody reaches: what leaves one stands in the `__all__` of its `__init__.py`."""
 
-WITH_LIBRARIES = {"contract.payload", "contract.plain_data", "runtime.database_creation"}
+WITH_LIBRARIES = {
+    *("contract.payload", "contract.plain_data"),
+    *("runtime.database_creation", "runtime.transactions"),
+}
 """Modules of the two lowest rooms that may import more than the standard library."""
 
 TESTED_BY = {
     "": "unit/test_architecture.py",
     "admin": "integration/test_admin.py",
     "apps": "unit/test_checks.py",
-    "asgi": "integration/test_flow_control.py",
+    "asgi.wrapper": "integration/test_flow_control.py",
     "backends.channel_layer": "contract/test_runs.py",
     "backends.memory": "contract/test_runs.py",
     "backends.transactional": "contract/test_transactions.py",
@@ -50,6 +55,8 @@ TESTED_BY = {
     "follow.hub": "contract/test_unreliable_layer.py",
     "follow.poller": "contract/test_polling.py",
     "log.append": "contract/test_order.py",
+    "log.creation": "contract/test_runs.py",
+    "log.state": "contract/test_runs.py",
     "log.connections": "contract/test_locks.py",
     "log.exactly_once": "contract/test_lost_commits.py",
     "log.guard": "contract/test_lost_commits.py",
@@ -60,7 +67,7 @@ TESTED_BY = {
     "log.sql.postgresql": "integration/test_advance_postgresql.py",
     "log.sql.sqlite": "unit/test_advance_sqlite.py",
     "log.sql.vendor": "contract/test_leases.py",
-    "log.sweep": "contract/test_retention.py",
+    "log.sweeper": "contract/test_retention.py",
     "log.threads": "contract/test_runs.py",
     "log.watch": "contract/test_leases.py",
     "log.writes": "contract/test_order.py",
@@ -78,14 +85,15 @@ TESTED_BY = {
     "publish.queue": "integration/test_writer.py",
     "routing": "integration/test_consumers.py",
     "serve.converters": "integration/test_views.py",
-    "serve.daphne": "integration/test_flow_control.py",
-    "serve.open_streams": "integration/test_views.py",
+    "asgi.daphne": "integration/test_flow_control.py",
+    "asgi.open_streams": "integration/test_views.py",
     "serve.users": "integration/test_access.py",
     "tasks": "acceptance/test_celery.py",
     "testing.bridges": "acceptance/test_testing.py",
     "testing.plugin": "acceptance/test_testing.py",
     "testing.published": "integration/test_recorder.py",
     "urls": "integration/test_views.py",
+    "runtime.transactions": "contract/test_transactions.py",
     "wake.layer": "contract/test_layer_outages.py",
     "wake.news": "unit/test_announcer.py",
 }
@@ -184,6 +192,7 @@ def test_nothing_is_imported_past_a_face():
 def test_a_face_shows_only_what_others_use():
     used = {(one.source, one.name) for one in IMPORTS if _place(one.module) != one.source}
     used |= {(room, name) for room in FACES for name in _used_through(room)}
+    used.add(("asgi", "flow_control"))  # by projects
     unused = [
         (room, name)
         for room in sorted(FACES)
@@ -204,6 +213,14 @@ def _used_through(room: str) -> set[str]:
         and isinstance(node.value, ast.Name)
         and node.value.id == room
     }
+
+
+def test_some_modules_may_be_imported_before_django_is_set_up():
+    """In a project's asgi.py, tasks, settings, and in pytest's plugins."""
+    names = ["", "access", "asgi", "conf", "contrib.celery", "exceptions", "testing.plugin"]
+    code = "\n".join(f"import {PACKAGE.name}.{name}".rstrip(".") for name in names)
+    env = {key: value for key, value in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"}
+    subprocess.run([sys.executable, "-c", code], env=env, cwd=PACKAGE.parent, check=True)
 
 
 def test_there_is_no_cycle():

@@ -15,11 +15,16 @@ import gc
 import sys
 import weakref
 
+import django
 from django.conf import settings
 
-settings.configure(STREAMBRIDGE={"TUNE_GC": sys.argv[1] == "True"})
+settings.configure(
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "streambridge_app"],
+    STREAMBRIDGE={"TUNE_GC": sys.argv[1] == "True"},
+)
+django.setup()
 
-from streambridge_app.garbage import tune
+from streambridge_app.follow.garbage import tune
 
 
 class Loop:

@@ -51,7 +51,7 @@ def test_patched_before_anything_else() -> None:
 def test_loop_is_seen_by_its_own_greenlet_only() -> None:
     look = """
     import asyncio, gevent
-    from streambridge_app import background
+    from streambridge_app.runtime import background
     seen, stop = [], []
     def look():
         while not stop:
@@ -74,7 +74,7 @@ def test_loop_is_seen_by_its_own_greenlet_only() -> None:
 def test_loop_of_another_greenlet_is_its_own() -> None:
     look = """
     import asyncio
-    from streambridge_app import background
+    from streambridge_app.runtime import background
     async def work():
         for _ in range(20):
             await asyncio.sleep(0.001)
@@ -121,7 +121,7 @@ def test_gevent_and_eventlet_are_not_imported() -> None:
 def test_executor_runs_all_and_ends() -> None:
     work = """
     import threading, time
-    from streambridge_app.green_threads import GreenExecutor
+    from streambridge_app.runtime.green_threads import GreenExecutor
     seen = set()
     def name(number):
         seen.add(threading.get_ident())

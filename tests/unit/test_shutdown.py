@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 from pytest_django import Settings
 
-from streambridge_app.serve import open_streams as streams
-from streambridge_app.serve import shutdown
-from streambridge_app.serve.open_streams import OpenConnection
+from streambridge_app.asgi import open_streams as streams
+from streambridge_app.asgi import shutdown
+from streambridge_app.asgi.open_streams import OpenConnection
 from tests.services import async_wait_until
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)

@@ -52,7 +52,7 @@ def _work() -> None:
                 _note("committed", outcome.batch.last - 1)
         return outcomes
 
-    exactly_once.append = traced  # type: ignore[attr-defined]
+    exactly_once.append = traced  # type: ignore[assignment, attr-defined]
     work = Work.load(sys.argv[1])
     bridge = get_sync_bridge()
     (run_id,) = work.runs

@@ -35,8 +35,8 @@ django_application = get_asgi_application()
 wsgi_application = get_wsgi_application()
 
 from streambridge_app.asgi import flow_control  # noqa: E402
+from streambridge_app.asgi.open_streams import open_streams  # noqa: E402
 from streambridge_app.routing import checked_origin, websocket_urlpatterns  # noqa: E402
-from streambridge_app.serve.open_streams import open_streams  # noqa: E402
 
 
 @transaction.non_atomic_requests(using="postgres")

@@ -24,8 +24,8 @@ settings.STREAMBRIDGE = json.loads(os.environ.get("RUNS_STREAMBRIDGE", "{}"))
 django_application = get_asgi_application()
 
 from streambridge_app.asgi import flow_control  # noqa: E402
+from streambridge_app.asgi.open_streams import open_streams  # noqa: E402
 from streambridge_app.routing import websocket_urlpatterns  # noqa: E402
-from streambridge_app.serve.open_streams import open_streams  # noqa: E402
 
 
 async def report(request: HttpRequest) -> JsonResponse:

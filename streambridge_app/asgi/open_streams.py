@@ -14,7 +14,6 @@ from typing import Any
 from ..access import Refusal
 from ..conf import streambridge_settings
 from ..exceptions import bridge_closed
-from .http_errors import refusal_of
 
 server_send: ContextVar[Any] = ContextVar("server_send", default=None)
 """The server's own ``send`` of the connection that the current task serves."""
@@ -30,14 +29,15 @@ class OpenStream:
     another response in its place, before the first frame, and then nobody closes it.
 
     Raises:
-        Refusal: the limit is reached, or the server stops.
+        BridgeClosed: the server stops.
+        Refusal: the limit is reached.
     """
 
     __slots__ = ("__weakref__",)
 
     def __init__(self) -> None:
         if _draining:
-            raise refusal_of(bridge_closed())
+            raise bridge_closed()
         limit = streambridge_settings.MAX_STREAMS
         if len(_open) >= limit:
             raise Refusal(

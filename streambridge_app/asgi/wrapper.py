@@ -7,7 +7,8 @@ It must never change a message or its order, nor stand between a server and its 
 import weakref
 from typing import Any
 
-from .serve import (
+from . import shutdown
+from .daphne import (
     Application,
     Intake,
     Receive,
@@ -16,11 +17,8 @@ from .serve import (
     Valve,
     protocol_behind,
     redact_address,
-    server_send,
-    shutdown,
 )
-
-__all__ = ["flow_control", "is_controlled"]
+from .open_streams import server_send
 
 _controlled: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -31,7 +29,7 @@ def flow_control(application: Application) -> Any:
     Under Daphne it also keeps the tokens of runs out of the access log, which is no logger's, and
     sends the close codes and the large messages that Daphne refuses to send. On every server it
     lets open streams end in an orderly way at SIGTERM and SIGINT (see
-    :func:`streambridge_app.serve.shutdown.install`).
+    :func:`streambridge_app.asgi.shutdown.install`).
     It has to be the outermost wrapper, so that it meets the server's own ``send``::
 
         application = flow_control(ProtocolTypeRouter({...}))
