@@ -72,8 +72,8 @@ class Results:
         self._notes.append(text)
         print(f"  {text}", flush=True)
 
-    def save(self) -> None:
-        """Print the medians and the ratios, and write all of it to the results' directory."""
+    def show(self) -> None:
+        """Print the medians and the ratios."""
         print(f"\n{self.question}: medians of {self._rounds()} rounds (lowest to highest)")
         for (case, system, unit), values in sorted(self._values.items()):
             spread = f"({format_number(min(values))} to {format_number(max(values))})"
@@ -84,6 +84,10 @@ class Results:
             verdict = {True: "reached", False: "MISSED", None: ""}[ratio["reached"]]
             value = format_ratio(ratio)
             print(f"  {ratio['name']:78} {value:>10} {bound:>8} {verdict}")
+
+    def save(self) -> None:
+        """Print the medians and the ratios, and write all of it to the results' directory."""
+        self.show()
         DIRECTORY.mkdir(exist_ok=True)
         path = DIRECTORY / f"{self.question}.json"
         path.write_text(json.dumps(self._document(), indent=1, ensure_ascii=False) + "\n")

@@ -457,12 +457,14 @@ class AsgiServer(Server):
         env: Mapping[str, str] | None = None,
         port: int | None = None,
         args: Sequence[str] = (),
+        tree: Path = ROOT,
     ) -> None:
         self.name = kind
         super().__init__(port)
         self.application = application
         self.env = env or {}
         self.args = args
+        self.tree = tree
 
     @property
     def url(self) -> str:
@@ -489,7 +491,7 @@ class AsgiServer(Server):
         return [sys.executable, "-m", self.name, *listen, *self.args, self.application]
 
     def _popen_options(self) -> dict[str, Any]:
-        return {"env": self.env}
+        return {"env": self.env, "cwd": self.tree}
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=5)

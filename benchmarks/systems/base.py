@@ -10,12 +10,14 @@ import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
 from benchmarks.load import Work
-from tests.services import HOST, Server, spawn
+from tests.ports import HOST
+from tests.services import ROOT, Server, spawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +115,13 @@ class System(abc.ABC):
 class ProcessWorker(Worker):
     """A Python module that says ready, waits for go, emits, and ends with 0."""
 
-    def __init__(self, module: str, *args: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, module: str, *args: str, env: Mapping[str, str] | None = None, tree: Path = ROOT
+    ) -> None:
         self._process = spawn(
             [sys.executable, "-m", module, *args],
             env=env,
+            cwd=tree,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

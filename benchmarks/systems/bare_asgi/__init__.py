@@ -8,7 +8,8 @@ from typing import Literal
 from benchmarks.load import Work
 from benchmarks.systems import sse
 from benchmarks.systems.base import Request, System, Worker
-from tests.services import HOST, AsgiServer
+from tests.ports import HOST
+from tests.services import AsgiServer
 
 
 class BareAsgi(System):

@@ -23,7 +23,8 @@ import redis
 
 from benchmarks.load import Work
 from benchmarks.systems.base import ProcessWorker, Request, System, Worker
-from tests.services import HOST, AsgiServer, PostgresServer, RedisServer, spawn, wait_until
+from tests.ports import HOST
+from tests.services import AsgiServer, PostgresServer, RedisServer, spawn, wait_until
 
 _REDIS_CHANNEL = "events_channel"
 

@@ -24,7 +24,8 @@ import httpx
 
 from benchmarks.load import Work
 from benchmarks.systems.base import Request, System, Worker
-from tests.services import HOST, ROOT, Server, wait_until
+from tests.ports import HOST
+from tests.services import ROOT, Server, wait_until
 
 _GRAPH = "benchmark"
 _ENDED = {"success", "error", "timeout", "interrupted"}

@@ -17,7 +17,7 @@ import psycopg
 
 from benchmarks.load import Work
 from benchmarks.systems.base import ProcessWorker, Request, System, Worker
-from tests.services import AsgiServer, PostgresServer, RedisServer, spawn
+from tests.services import ROOT, AsgiServer, PostgresServer, RedisServer, spawn
 
 How = Literal["async", "sync", "async handle", "sync handle"]
 
@@ -31,11 +31,19 @@ class StreamBridge(System):
         self,
         stack: Literal["embedded", "distributed"],
         server: Literal["uvicorn", "daphne"] | None = "uvicorn",
+        *,
+        tree: Path = ROOT,
     ) -> None:
-        """``server`` None: nobody answers clients, for measurements of publishers alone."""
+        """
+        Args:
+            stack: what it stands on.
+            server: None: nobody answers clients, for measurements of publishers alone.
+            tree: where the code is.
+        """
         super().__init__()
         self.name = f"streambridge {stack}" + (" on daphne" if server == "daphne" else "")
         self._stack_name = stack
+        self._tree = tree
         self._server_kind: Literal["uvicorn", "daphne"] | None = server
         self.env: dict[str, str] = {}
         self.more_env: dict[str, str] = {}
@@ -61,7 +69,9 @@ class StreamBridge(System):
             self.env["REDIS_URL"] = self.serve(RedisServer()).url
         if (
             spawn(
-                [sys.executable, "manage.py", "migrate", "-v0", "--skip-checks"], env=self.env
+                [sys.executable, "manage.py", "migrate", "-v0", "--skip-checks"],
+                env=self.env,
+                cwd=self._tree,
             ).wait()
             != 0
         ):
@@ -69,7 +79,11 @@ class StreamBridge(System):
         if self._server_kind is not None:
             self.serve(
                 AsgiServer(
-                    self._server_kind, self.application, env=self.env, args=self._server_args()
+                    self._server_kind,
+                    self.application,
+                    env=self.env,
+                    args=self._server_args(),
+                    tree=self._tree,
                 )
             )
 
@@ -79,11 +93,13 @@ class StreamBridge(System):
         )
 
     def worker(self, work: Work) -> Worker:
-        return ProcessWorker("benchmarks.systems.streambridge.worker", work.dump(), env=self.env)
+        return ProcessWorker(
+            "benchmarks.systems.streambridge.worker", work.dump(), env=self.env, tree=self._tree
+        )
 
     def publisher(self) -> Publisher:
         """Return a process that publishes as it is told; a context manager."""
-        return Publisher(self.env, self._epochs)
+        return Publisher(self.env, self._epochs, self._tree)
 
     def events_per_commit(self) -> float:
         """Return how many events a commit had so far on average; each has a time of its own."""
@@ -116,11 +132,12 @@ class Published(NamedTuple):
 class Publisher:
     """A process that publishes as it is told, and measures itself."""
 
-    def __init__(self, env: Mapping[str, str], epochs: dict[str, int]) -> None:
+    def __init__(self, env: Mapping[str, str], epochs: dict[str, int], tree: Path) -> None:
         self._epochs = epochs
         self._process = spawn(
             [sys.executable, "-m", "benchmarks.systems.streambridge.publisher"],
             env=env,
+            cwd=tree,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
