@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import contextvars
 import queue
+import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -24,6 +25,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from .. import log
@@ -36,6 +38,7 @@ from ..contract import (
     Producer,
     RunHead,
     RunId,
+    Runner,
     RunState,
     StreamBridge,
     SyncProducer,
@@ -62,13 +65,16 @@ from ..signals import send_signals
 LOOK_SECONDS: Final = 0.02
 """Seconds between a client's looks for what came past this bridge: from the ORM, for one."""
 
+LOCK_PAUSE: Final = 0.01
+"""Seconds between two attempts at what SQLite has locked."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_calls: contextvars.ContextVar[queue.SimpleQueue[Callable[[], None] | None] | None] = (
-    contextvars.ContextVar("streambridge_calls", default=None)
+_calls: contextvars.ContextVar[_Calls | None] = contextvars.ContextVar(
+    "streambridge_calls", default=None
 )
-"""What the thread takes its calls from that waits for this coroutine."""
+"""Where this coroutine leaves its calls, if it is one of the sync API."""
 
 
 class InTransactionSyncBridge(SyncStreamBridge):
@@ -77,20 +83,10 @@ class InTransactionSyncBridge(SyncStreamBridge):
     _bridge: InTransactionBridge
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        token = _calls.set(calls)
-        try:
-            running = background.submit(coroutine)
-        finally:
-            _calls.reset(token)
-        running.add_done_callback(lambda _: calls.put(None))
-        try:
-            while call := calls.get():
-                call()
-        except BaseException:
-            running.cancel()
-            raise
-        return running.result()
+        return _Calls().run(coroutine)
+
+    def _runner(self) -> Runner:
+        return _Calls().run
 
     def producer(
         self, run_id: RunId, *, take_over: bool = False, raise_on_cancel: bool = False
@@ -102,6 +98,42 @@ class InTransactionSyncBridge(SyncStreamBridge):
 
     def _refuse_transaction(self, what: str) -> None:
         refuse(connections[self._bridge.using], what)
+
+
+class _Calls:
+    """
+    The calls that coroutines leave to the thread that waits for them, whichever that is.
+
+    A generator keeps the same object for all of its life. A read that it tries again may be left
+    here while no thread waits: the next thread that does makes it. A nested call has its own.
+    """
+
+    def __init__(self) -> None:
+        self._left: queue.SimpleQueue[Callable[[], None] | Future[Any]] = queue.SimpleQueue()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the background loop; make on this thread what is left meanwhile."""
+        token = _calls.set(self)
+        try:
+            running = background.submit(coroutine)
+        finally:
+            _calls.reset(token)
+        running.add_done_callback(self._left.put)
+        try:
+            while not isinstance(call := self._left.get(), Future):
+                call()
+        except BaseException:
+            # Nothing is run here any more: what interrupts a generator ends it.
+            running.cancel()
+            raise
+        return running.result()
+
+    async def make(self, call: Callable[[], T]) -> T:
+        """Leave a call to the thread that waits, or to the next one, and return its result."""
+        done: Future[T] = Future()
+        self._left.put(partial(_settle, done, call))
+        # A cancellation here leaves the call behind: it does nothing unless it has begun.
+        return await asyncio.wrap_future(done)
 
 
 class InTransactionBridge(StreamBridge):
@@ -177,7 +209,10 @@ class InTransactionBridge(StreamBridge):
                 handle.cancel_requested_by(True)
 
     async def trim(self, run_id: RunId, *, keep: int) -> int:
-        return await self._write(retention.trim, check_run_id(run_id), check_keep(keep), self.using)
+        deleted: list[int] = []
+        return await self._write(
+            retention.trim, check_run_id(run_id), check_keep(keep), self.using, deleted
+        )
 
     async def cleanup(self, run_id: RunId, *, delay: float = 0) -> None:
         key = await self._store_deadline(run_id, delay)
@@ -226,11 +261,8 @@ class InTransactionBridge(StreamBridge):
         if self.closed:
             raise bridge_closed()
         call = partial(_guarded, self.using, function, *args, **kwargs)
-        calls = _calls.get()
-        if calls is not None:
-            done: Future[T] = Future()
-            calls.put(partial(_settle, done, call))
-            return await asyncio.wrap_future(done)
+        if calls := _calls.get():
+            return await calls.make(call)
         with _beside_the_loop():
             # pytest-asyncio's loop runs on the thread that has the test's transaction.
             if connections[self.using].in_atomic_block:
@@ -360,20 +392,39 @@ class _Source:
             await waiter
         finally:
             self._bridge.remove_waker(waker)
-        await self.refresh()
+        with contextlib.suppress(LogUnavailable):  # the next look may succeed
+            await self.refresh()
 
 
 def _guarded(using: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    try:
-        return guarded(using, function, *args, **kwargs)
-    except LogUnavailable as error:
-        if error.locked:
-            error.add_note(
-                "A test's transaction belongs to its thread: another one, of asyncio.to_thread() "
-                "too, sees nothing of it, and waits for it. Use sync_to_async() there, or a "
-                "TransactionTestCase."
-            )
-        raise
+    give_up_at = time.monotonic() + _patience(connections[using])
+    while True:
+        try:
+            return guarded(using, function, *args, **kwargs)
+        except LogUnavailable as error:
+            if not error.locked:
+                raise
+            if time.monotonic() >= give_up_at:
+                error.add_note(
+                    "A test's transaction belongs to its thread: another one, of "
+                    "asyncio.to_thread() too, sees nothing of it, and waits for it. Use "
+                    "sync_to_async() there, or a TransactionTestCase."
+                )
+                raise
+        time.sleep(LOCK_PAUSE)
+
+
+def _patience(connection: BaseDatabaseWrapper) -> float:
+    """
+    Return for how many seconds a thread waits for a lock that its database does not wait for.
+
+    SQLite waits for one on a file, but refuses at once what is locked in memory, where a reader
+    locks a table too (https://www.sqlite.org/sharedcache.html, section 2.2). In a block nothing may
+    be tried again, for Django may have marked it as one to be rolled back.
+    """
+    if connection.vendor != "sqlite" or connection.in_atomic_block:
+        return 0.0
+    return float(connection.settings_dict["OPTIONS"].get("timeout", log.SQLITE_TIMEOUT))
 
 
 def _append(write: Write, using: str) -> Written:

@@ -68,6 +68,7 @@ from .runs import (
 )
 from .sync import (
     PRODUCE,
+    Runner,
     SyncProducer,
     SyncStreamBridge,
     refuse_event_loop,
@@ -102,6 +103,7 @@ __all__ = [
     "RunHead",
     "RunId",
     "RunState",
+    "Runner",
     "StreamBridge",
     "StreamEvent",
     "SyncProducer",

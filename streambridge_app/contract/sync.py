@@ -51,6 +51,10 @@ class SyncStreamBridge:
         """Run a coroutine of the bridge and wait for it."""
         return background.run(coroutine)
 
+    def _runner(self) -> Runner:
+        """Return what runs the coroutines of one generator, one after the other."""
+        return self._run
+
     def create_run(
         self,
         run_id: RunId | None = None,
@@ -156,7 +160,7 @@ class SyncStreamBridge:
             self._bridge.subscribe(
                 run_id, last_event_id=last_event_id, heartbeat_interval=heartbeat_interval
             ),
-            self._run,
+            self._runner(),
         )
 
     def follow(
@@ -176,7 +180,7 @@ class SyncStreamBridge:
                 heartbeat_interval=heartbeat_interval,
                 epoch=epoch,
             ),
-            self._run,
+            self._runner(),
         )
 
     def request_cancel(self, run_id: RunId) -> None:

@@ -8,6 +8,7 @@ their caller; our own threads and connections are here as well. It sends no mess
 from . import leases, orphans, read, retention
 from .append import append, unlocked
 from .connections import (
+    SQLITE_TIMEOUT,
     committing,
     own_connection,
 )
@@ -52,6 +53,7 @@ from .writes import (
 __all__ = [
     "FEW",
     "LOOK_INTERVAL",
+    "SQLITE_TIMEOUT",
     "Appender",
     "Claim",
     "Locked",

@@ -89,9 +89,10 @@ class BlockTests(StreamBridgeTestMixin, TestCase):
                 errors.append(error)
             connections.close_all()
         if connection.vendor == "sqlite":
-            thread = threading.Thread(target=work)
-            thread.start()
-            thread.join()
+            with mock.patch.dict(connection.settings_dict["OPTIONS"], timeout=0.1):
+                thread = threading.Thread(target=work)
+                thread.start()
+                thread.join()
             self.assertIn("belongs to its thread", errors[0].__notes__[0])
 
     async def test_async_test(self):

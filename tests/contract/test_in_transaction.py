@@ -3,24 +3,29 @@
 import asyncio
 import contextlib
 import inspect
+import itertools
+import sqlite3
+import threading
 from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import transaction
+from django.db import OperationalError, connections, transaction
 from django.dispatch import receiver
 from django.test import TestCase
 from pytest_django import Settings
 
-from streambridge_app import END_SENTINEL, get_bridge, get_sync_bridge
+from streambridge_app import END_SENTINEL, HEARTBEAT_SENTINEL, get_bridge, get_sync_bridge, log
 from streambridge_app.backends.channel_layer import ChannelLayerBridge
 from streambridge_app.exceptions import (
     BridgeClosed,
     CancelRequested,
     InsideTransaction,
+    LogUnavailable,
     RunNotFound,
 )
+from streambridge_app.log import read
 from streambridge_app.models import Event, Run
 from streambridge_app.signals import run_ended, run_started
 from streambridge_app.testing.bridges import clean_bridge
@@ -230,6 +235,98 @@ def test_interrupted_call_leaves_nobody_behind(stack):
     run_started.disconnect(interrupt)
     get_sync_bridge().publish("other", "number", 1)
     assert data(get_sync_bridge().events("other")) == [1]
+
+
+HEARTBEATS = 200
+"""So many, this often, are ten seconds for what takes less than one."""
+INTERVAL = 0.05
+
+
+@pytest.mark.parametrize("failing", ["first", "second"])
+def test_look_that_failed_is_repeated_after_a_heartbeat(stack, monkeypatch, failing):
+    heads, looks = read.heads, itertools.count(1)
+
+    def unavailable_once(*args):
+        if next(looks) == {"first": 1, "second": 2}[failing]:
+            raise LogUnavailable("The table is locked.")
+        return heads(*args)
+
+    monkeypatch.setattr(read, "heads", unavailable_once)
+    bridge = get_sync_bridge()
+    events = bridge.subscribe("run", heartbeat_interval=INTERVAL)
+    with contextlib.closing(events):
+        assert next(events) is HEARTBEAT_SENTINEL
+        bridge.publish("run", "number", 1)  # a call between two of the subscriber's
+        for event in itertools.islice(events, HEARTBEATS):
+            if event is not HEARTBEAT_SENTINEL:
+                break
+        assert event.data == 1
+
+
+def test_generator_reads_on_the_thread_that_it_has_moved_to(stack, monkeypatch):
+    asked = []
+
+    def unavailable(*args):
+        asked.append(threading.current_thread())
+        raise LogUnavailable("The table is locked.")
+
+    monkeypatch.setattr(read, "heads", unavailable)
+    events = get_sync_bridge().subscribe("run", heartbeat_interval=INTERVAL)
+    assert next(events) is HEARTBEAT_SENTINEL
+    assert asked[0] is threading.current_thread()
+
+    def follow():
+        with contextlib.closing(events):
+            for _ in itertools.islice(events, HEARTBEATS):
+                if asked[-1] is other:
+                    break
+        connections.close_all()
+
+    other = threading.Thread(target=follow)
+    other.start()
+    other.join()
+    assert asked[-1] is other
+
+
+def test_interrupted_read_ends_its_generator(stack, monkeypatch):
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(*args):
+        raise Interrupt
+
+    bridge = get_sync_bridge()
+    with monkeypatch.context() as patch:
+        patch.setattr(read, "heads", interrupt)
+        events = bridge.subscribe("run")
+        with pytest.raises(Interrupt):
+            next(events)
+        assert list(events) == []
+    bridge.publish("run", "number", 1)
+    assert data(bridge.events("run")) == [1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_lock_in_memory_is_waited_for_outside_of_blocks(monkeypatch):
+    state, refusals = log.state, [1, 2]
+
+    def locked_at_first(*args):
+        if refusals:
+            refusals.pop()
+            cause = sqlite3.OperationalError("database table is locked")
+            cause.sqlite_errorcode = sqlite3.SQLITE_LOCKED_SHAREDCACHE
+            raise OperationalError(*cause.args) from cause
+        return state(*args)
+
+    with clean_bridge(commits=False):
+        bridge = get_sync_bridge()
+        bridge.create_run("run")
+        monkeypatch.setattr(log, "state", locked_at_first)
+        assert bridge.run_exists("run")
+        refusals.append(3)
+        with transaction.atomic(), pytest.raises(LogUnavailable) as refused:
+            bridge.get_run("run")
+        assert "belongs to its thread" in refused.value.__notes__[0]
 
 
 def test_memory_backend_begins_each_block_empty(settings):
