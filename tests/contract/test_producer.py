@@ -11,7 +11,7 @@ from streambridge_app.exceptions import RunEnded
 from streambridge_app.log import exactly_once
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
-from tests.services import TIMEOUT_SCALE
+from tests.services import TIMEOUT_SCALE, async_wait_until
 
 
 async def test_leaving_the_block_ends_the_run_with_success(bridge):
@@ -278,7 +278,7 @@ class Gate:
 
         def held(writes):
             self.reached.set()
-            assert self.opened.wait(30)
+            self.opened.wait(30)  # or the test has failed, and its threads must end
             return append(writes)
 
         monkeypatch.setattr(bridge.writer, "_append", held)
@@ -319,7 +319,8 @@ async def test_the_sync_handle_waits_too(small_bridge, in_thread, monkeypatch):
                 accepted.append(number)
 
     working = asyncio.ensure_future(in_thread(work))
-    done, _ = await asyncio.wait([working], timeout=0.2)
+    await async_wait_until(lambda: len(accepted) == 10, 20, "a full buffer")
+    done, _ = await asyncio.wait([working], timeout=0.1)
     assert not done
     assert len(accepted) == 10
     gate.opened.set()
