@@ -32,7 +32,7 @@ class InvalidEvent(StreamBridgeError, ValueError):
 
 
 class InvalidRunId(StreamBridgeError, ValueError):
-    """The text can't be a run id: empty, too long, or with control characters."""
+    """The text can't be a run id: it is empty, too long, or no address of a run could hold it."""
 
 
 class InvalidCursor(StreamBridgeError, ValueError):

@@ -1,8 +1,8 @@
 """
 What a bridge promises, whatever carries the events: methods, arguments, and what comes back.
 
-It imports only :mod:`streambridge_app.runtime`, ``conf`` and ``exceptions``: no model, no channel
-layer. Backends implement it, and everything else speaks in its terms.
+It imports only :mod:`streambridge_app.runtime`, ``conf``, ``exceptions`` and what turns data into
+JSON: no model, no channel layer. Backends implement it, and everything else speaks in its terms.
 """
 
 from . import cursor

@@ -83,8 +83,8 @@ class Poller:
         self._look_seconds = 0.0
         self._awaiting = False
         """Whether the last tick left something to the messages."""
-        self._data_version: int | None = None
         self._complaints = Complaints("Looking at the log failed.")
+        self._data_version: int | None = None
         self._all_version: int | None = None
         """The same when all runs were looked at, and when they may be again."""
         self._all_at = 0.0

@@ -87,12 +87,7 @@ def append(
             made = list(advance(connection, fresh, at))
         done.update((written.run_id, written) for written in made)
     fenced = _fenced([write for write in writes if write.run_id not in done], using)
-    return [
-        done.get(write.run_id)
-        or fenced.get(write.run_id)
-        or run_ended(write.run_id, or_deleted=write.epoch is not None)
-        for write in writes
-    ]
+    return [done.get(write.run_id) or fenced.get(write.run_id) or _ended(write) for write in writes]
 
 
 class _Locked(NamedTuple):

@@ -3,7 +3,8 @@ What is deleted of the log, and when: events over a run's limits, runs that were
 
 Everything is done in transactions of a bounded size, each of which leaves the log whole: a process
 may die after any of them, and whoever looks next goes on. Any number of processes may delete at
-once: each event and each run is deleted by one of them.
+once: each event and each run is deleted by one of them. Only a project that deletes runs by the ORM
+has all events of a run deleted in its own transaction.
 """
 
 from __future__ import annotations

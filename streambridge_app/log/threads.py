@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class LogThreads:
-    """A fixed number of threads that call functions of :mod:`streambridge_app.log.append`."""
+    """A fixed number of threads that call functions of the log."""
 
     def __init__(self, using: str, *, threads: int, name: str) -> None:
         self.using = using

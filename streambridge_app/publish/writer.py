@@ -83,8 +83,8 @@ class Writer:
         self._next_commit = 0.0
         self._has_more = False
         """Whether the last commit could not take all that was ready."""
-        self._held_up: dict[str, _HeldUp] = {}
         self._complaints = Complaints("A run is locked.")
+        self._held_up: dict[str, _HeldUp] = {}
         """By run; nothing more is taken of these. For the thread only."""
         self._next_attempt = 0.0
 
@@ -201,7 +201,8 @@ class Writer:
                 self._haste.get(timeout=max(0, seconds))
         with self._lock:
             self._idle = False
-            self._next_commit = 0.0  # who comes now may be in haste, of which the word is gone
+            # A publisher that comes now may have lost its wake-up: let the writer not pause.
+            self._next_commit = 0.0
             self._draining = bool(self._ready or self._held_up)
             return self._draining
 

@@ -1,8 +1,8 @@
 """
-What a process is made of: threads, event loops, timers, green threads, and what its log may say.
+What a process is made of: threads, event loops, timers, green threads, transactions of its caller.
 
-Everything above may use it. It imports only ``conf``, ``exceptions`` and the standard library, and
-knows nothing of runs.
+Everything above may use it. It imports ``exceptions``, the standard library and, where it is about
+Django's connections, Django; it knows no run's log.
 """
 
 from . import background, green_threads, redaction
@@ -17,9 +17,6 @@ from .database_creation import (
 )
 from .redaction import (
     redact,
-)
-from .repeats import (
-    Repeats,
 )
 from .timer import (
     Alarm,
@@ -40,7 +37,6 @@ __all__ = [
     "SIGNAL_SECONDS",
     "Alarm",
     "Complaints",
-    "Repeats",
     "after_commits",
     "background",
     "before_test_databases",

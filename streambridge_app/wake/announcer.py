@@ -18,11 +18,12 @@ from channels.layers import BaseChannelLayer
 from ..contract import RUNNING, Batch
 from ..exceptions import BridgeClosed
 from ..log import Written
-from ..runtime import Repeats, background
+from ..runtime import background
 from .groups import group_send_all
 from .layer import Outage, group_name, is_process_local
 from .news import News
 from .redis import Message, Publisher, Refused, address_of
+from .repeats import Repeats
 
 SEND_DEADLINE: Final = 2.0
 """Seconds after which a send to the layer is given up."""

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from streambridge_app.backends.channel_layer import ChannelLayerBridge
 from streambridge_app.follow import poller
-from streambridge_app.runtime import repeats
+from streambridge_app.wake import repeats
 from tests.contract.clients import client, data
 from tests.contract.conftest import LAYER_STACKS
 from tests.proxy import PostgresProxy

@@ -17,7 +17,7 @@ from django.test import override_settings
 
 from streambridge_app import END_SENTINEL, get_bridge, get_sync_bridge
 from streambridge_app.exceptions import BridgeClosed
-from streambridge_app.runtime import repeats
+from streambridge_app.wake import repeats
 from tests.services import HOST, wait_until
 
 LOOPS = 20

@@ -2,8 +2,8 @@
 
 import pytest
 
-from streambridge_app.runtime import repeats
-from streambridge_app.runtime.repeats import Repeats
+from streambridge_app.wake import repeats
+from streambridge_app.wake.repeats import Repeats
 from tests.services import wait_until
 
 

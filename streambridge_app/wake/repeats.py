@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, Generic, TypeVar
 
-from . import background
+from ..runtime import background
 
 REPEAT_AFTER: Final = 0.1
 """Seconds of silence of a run after which its newest word is repeated."""
