@@ -25,18 +25,9 @@ demo: ## serve the demo on 127.0.0.1, port 8000 or PORT=
 	@exec $(demo_venv)/bin/python -m daphne \
 		-e tcp:port=$(PORT):interface=127.0.0.1:backlog=2048 project.asgi:application
 
-# All tests run in three parts at once: they wait more than they compute, and each has servers of its own.
+# They wait more than they compute; each process has servers of its own.
 test: chromium ## run the tests, or those that ARGS="-k NAME" selects
-ifneq ($(strip $(ARGS)),)
-	@$(bin)/python -m pytest $(ARGS)
-else
-	@$(bin)/python -m pytest tests/acceptance >$(VENV)/acceptance.log 2>&1 & acceptance=$$!; \
-	$(bin)/python -m pytest tests/contract >$(VENV)/contract.log 2>&1 & contract=$$!; \
-	$(bin)/python -m pytest --ignore=tests/acceptance --ignore=tests/contract; status=$$?; \
-	wait $$contract || status=1; cat $(VENV)/contract.log; \
-	wait $$acceptance || status=1; cat $(VENV)/acceptance.log; \
-	exit $$status
-endif
+	@$(bin)/python -m pytest $(or $(ARGS),--numprocesses 6 --dist worksteal)
 
 chaos: venv ## break servers, workers, Redis and PostgreSQL for ten minutes, or SECONDS=, by SEED=
 	@$(bin)/python -m tests.chaos.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
