@@ -251,13 +251,15 @@ class Settings:
         help="The same in bytes of data; the newest event is kept whatever its size.",
     )
     TUNE_GC = Option(
-        True,
+        False,
         number=26,
         must="True or False",
         valid=lambda value: isinstance(value, bool),
         help="Let garbage collections, which stop all streams of a process, be short and few once "
         "it has a client: what it has loaded is exempted (`gc.freeze`), and Python looks for "
-        "young garbage once per 2,000 new objects, as Python 3.13 does.",
+        "young garbage once per 2,000 new objects, as Python 3.13 does. It changes the whole "
+        "process, and pays where a server sends hundreds of events a second: "
+        "`streambridge_doctor` says how long a full collection takes.",
     )
     ENCODER: Option[str | None] = Option(
         None,

@@ -1,8 +1,8 @@
 """
 The schema: one row per run, one row per event, one row per key of an event.
 
-The log writes these tables; besides, ``ownership`` takes deleted users out of them. The row of a run
-is the lock under which its events get their numbers.
+The log writes these tables; besides, ``ownership`` takes deleted users out of them. The row of a
+run is the lock under which its events get their numbers.
 """
 
 from __future__ import annotations

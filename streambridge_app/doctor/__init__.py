@@ -13,6 +13,7 @@ from . import (
     clock,
     configuration,
     database,
+    garbage,
     layer,
     postgresql,
     requests,
@@ -96,6 +97,12 @@ CHECKS: Final = (
     Check(
         "flow control",
         blocking(server.check_flow_control),
+        "Import the ASGI application in manage.py shell, which shows the whole error.",
+        needs=("server",),
+    ),
+    Check(
+        "garbage",
+        blocking(garbage.check_garbage),
         "Import the ASGI application in manage.py shell, which shows the whole error.",
         needs=("server",),
     ),

@@ -33,7 +33,7 @@ def tune() -> None:
     Called when the first client of a process comes: all of Django is loaded then, and is exempted
     from collections. Young garbage goes first; what is older stays for good, since to look for it
     would keep that client waiting for 50 ms. A process that collects even less often, or not at
-    all, goes on so. Does nothing if ``STREAMBRIDGE["TUNE_GC"]`` says no.
+    all, goes on so. Does nothing unless ``STREAMBRIDGE["TUNE_GC"]`` is True.
     """
     global _asked
     if _asked or not streambridge_settings.TUNE_GC:

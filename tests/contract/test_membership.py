@@ -111,13 +111,15 @@ async def test_publishers_are_not_members(bridge, members):
     assert await members("run") == 0
 
 
-async def test_the_first_client_of_a_process_tunes_its_collections(bridge, monkeypatch):
+async def test_the_first_client_of_a_process_tunes_its_collections_if_asked_to(
+    bridge_with, monkeypatch
+):
     monkeypatch.setattr(garbage, "_asked", False)
     frozen, threshold = gc.get_freeze_count(), gc.get_threshold()
     gc.unfreeze()
     gc.set_threshold(700, 10, 10)
     try:
-        async with client(bridge, "run") as live:
+        async with bridge_with(TUNE_GC=True) as bridge, client(bridge, "run") as live:
             await publish(bridge, "run", 1)
             await live.take(1)
             assert gc.get_freeze_count() > 1000

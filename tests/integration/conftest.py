@@ -58,10 +58,7 @@ def own() -> Iterator[BaseDatabaseWrapper]:
 def _no_stream_stays_open() -> Iterator[None]:
     yield
     if open_streams():
-        # Django's test client ties responses in a knot, and some may have been garbage when the
-        # first client of this process came, which exempted all there was.
-        gc.unfreeze()
-        gc.collect()
+        gc.collect()  # Django's test client ties responses in a knot
     assert open_streams() == 0
 
 

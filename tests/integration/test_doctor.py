@@ -33,7 +33,7 @@ SECONDS = 60 * TIMEOUT_SCALE
 PATIENT = ["--timeout", str(20 * TIMEOUT_SCALE)]
 CHECKS = [
     *["settings", "database", "migrations", "database settings", "clock", "second process"],
-    *["channel layer", "server", "flow control", "routes", "round trip"],
+    *["channel layer", "server", "flow control", "garbage", "routes", "round trip"],
     "requests",
 ]
 COUNTS = (
