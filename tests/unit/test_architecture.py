@@ -25,7 +25,18 @@ exceptions conf ← runtime ← contract ← ownership ← models ← registry �
 """The rooms, and the modules of the root, from what all may import to what nobody does."""
 
 PLACE = {place: number for number, layer in enumerate(LAYERS.split("←")) for place in layer.split()}
-FACES = {"asgi", "contract", "doctor", "follow", "log", "publish", "runtime", "serve", "wake"}
+FACES = {
+    "asgi",
+    "checks",
+    "contract",
+    "doctor",
+    "follow",
+    "log",
+    "publish",
+    "runtime",
+    "serve",
+    "wake",
+}
 """Rooms into which nobody reaches: what leaves one stands in the `__all__` of its `__init__.py`."""
 
 WITH_LIBRARIES = {

@@ -18,6 +18,7 @@ from django.db import connections
 from pytest_django import Settings
 
 from streambridge_app import checks
+from streambridge_app.checks import serving, task_queues
 from streambridge_app.conf import OPTIONS
 from tests.services import spawn
 
@@ -325,7 +326,7 @@ def test_w010_runserver_without_daphne(settings: Settings) -> None:
 
 def test_w010_runserver_of_daphne(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.DEBUG = True
-    monkeypatch.setattr(checks, "get_commands", lambda: {"runserver": "daphne"})
+    monkeypatch.setattr(serving, "get_commands", lambda: {"runserver": "daphne"})
     assert found() == []
 
 
@@ -367,7 +368,7 @@ def test_w040_of_the_default_of_django_needs_a_streamed_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(mail, "outbox")
-    monkeypatch.setattr(checks, "settings", SettingsOfDjango6())
+    monkeypatch.setattr(task_queues, "settings", SettingsOfDjango6())
     monkeypatch.delitem(sys.modules, "streambridge_app.contrib.tasks", raising=False)
     assert found() == []
     monkeypatch.setitem(sys.modules, "streambridge_app.contrib.tasks", checks)
