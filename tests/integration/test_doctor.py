@@ -31,6 +31,8 @@ from tests.services import (
 
 SECONDS = 60 * TIMEOUT_SCALE
 PATIENT = ["--timeout", str(20 * TIMEOUT_SCALE)]
+SHORT = f"{8 * TIMEOUT_SCALE:g}"
+"""Seconds for a check that comes to no end; the others must come to theirs within them."""
 CHECKS = [
     *["settings", "database", "migrations", "database settings", "clock", "second process"],
     *["channel layer", "server", "flow control", "garbage", "routes", "round trip"],
@@ -223,7 +225,7 @@ def test_wrong_port_of_redis(in_postgres: Deployment) -> None:
 def test_redis_hangs(in_postgres: Deployment, own_redis: RedisServer) -> None:
     own_redis.pause()
     try:
-        report = in_postgres.examine(["--timeout", "2"])
+        report = in_postgres.examine(["--timeout", SHORT])
     finally:
         own_redis.resume()
     assert report.exit == 1
@@ -290,11 +292,11 @@ def test_sqlite_held_by_another_writer(in_sqlite: Deployment, tmp_path: Path) ->
     other = sqlite3.connect(tmp_path / "log.sqlite3", isolation_level=None)
     with contextlib.closing(other):
         other.execute("BEGIN IMMEDIATE")
-        report = in_sqlite.examine(["--timeout", "2"])
+        report = in_sqlite.examine(["--timeout", SHORT])
     assert report.exit == 1
     assert report.of("fail") == ["database settings", "round trip"]
     text, hint = report.problem("database settings")
-    assert text == "no answer within 2 s"
+    assert text == f"no answer within {SHORT} s"
     assert "long transaction" in hint
 
 
@@ -314,11 +316,11 @@ def test_postgres_stopped(in_postgres: Deployment, own_postgres: PostgresServer)
 def test_postgres_hangs(in_postgres: Deployment, own_postgres: PostgresServer) -> None:
     own_postgres.pause()
     try:
-        report = in_postgres.examine(["--timeout", "2"])
+        report = in_postgres.examine(["--timeout", SHORT])
     finally:
         own_postgres.resume()
     assert report.exit == 1
-    assert report.problem("database")[0] == "no answer within 2 s"
+    assert report.problem("database")[0] == f"no answer within {SHORT} s"
 
 
 def test_settings_of_postgres(in_postgres: Deployment) -> None:
@@ -593,7 +595,7 @@ def no_event(in_postgres: Deployment) -> Iterator[psycopg.Connection[Any]]:
 
 
 def test_round_trip_that_hangs(in_postgres: Deployment, no_event: psycopg.Connection[Any]) -> None:
-    report = in_postgres.examine(["--timeout", "2"])
+    report = in_postgres.examine(["--timeout", SHORT])
     assert report.of("fail") == ["round trip"]
     no_event.rollback()
     # What waited for the lock was of processes that are gone: it comes to nothing.
@@ -606,7 +608,7 @@ def test_log_that_is_locked(in_postgres: Deployment) -> None:
     with psycopg.connect(in_postgres.database_url) as connection:
         connection.execute("LOCK TABLE streambridge_app_run")
         # The process ends, though a thread of its bridge waits for the lock.
-        report = in_postgres.examine(["--timeout", "2"])
+        report = in_postgres.examine(["--timeout", SHORT])
     assert report.of("fail") == ["round trip"]
     assert "holds the log's tables" in report.problem("round trip")[1]
     wait_until(lambda: in_postgres.rows() == (0, 0), 20, "nothing to be left")
