@@ -1,11 +1,16 @@
 """What was begun with one incarnation of a run never goes on with the next."""
 
+import asyncio
+import time
+
 import pytest
 from channels.layers import get_channel_layer
+from django.db import connections, transaction
 
 from streambridge_app.announce import News, group_name
 from streambridge_app.exceptions import LogUnavailable, RunEnded, RunNotFound
 from streambridge_app.follow import End
+from streambridge_app.models import Run
 from streambridge_app.tail import Batch
 from tests.contract.clients import client, data, deadline, replay
 from tests.contract.conftest import DATABASE_STACKS
@@ -28,6 +33,42 @@ async def test_follower_of_an_epoch_does_not_wait_for_a_deleted_run(bridge):
     async with deadline():
         items = [item async for item in bridge.follow("run", epoch=1)]
     assert items == [End("lost", "1-0")]
+
+
+@pytest.mark.parametrize("stack", DATABASE_STACKS[1:2], indirect=True)
+async def test_an_incarnation_that_waits_for_a_deletion_has_a_larger_epoch(
+    bridge, sync_bridge, in_thread, stack, monkeypatch
+):
+    """The clock stands still: what it read before it had to wait is no more."""
+    atomic = transaction.atomic(using=stack.database)
+
+    def begin():
+        atomic.__enter__()
+        Run.objects.using(stack.database).filter(run_id="run").delete()
+
+    def create():
+        try:
+            sync_bridge.create_run("run")
+        finally:
+            connections.close_all()
+
+    def waits():
+        with connections[stack.database].cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            return cursor.fetchone()[0]
+
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    await bridge.publish("run", "number", 1)
+    epoch = (await bridge.get_run("run")).epoch
+    await in_thread(begin)
+    creating = asyncio.ensure_future(asyncio.to_thread(create))
+    try:
+        await async_wait_until(lambda: in_thread(waits), 10, "the creation to wait")
+    finally:
+        await in_thread(atomic.__exit__, None, None, None)
+        await creating
+    assert (await bridge.get_run("run")).epoch > epoch
 
 
 WORD = {

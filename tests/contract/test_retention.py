@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import itertools
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -275,6 +276,20 @@ async def test_a_deletion_that_another_has_begun_is_left_to_it_for_a_while(
     monkeypatch.setattr(timezone, "now", lambda: later)
     assert await swept() == Swept(runs=1, events=3)
     assert not await Run.objects.using(stack.database).aexists()
+
+
+@on_a_database
+async def test_an_id_whose_run_is_being_deleted_is_free_for_a_larger_epoch(
+    bridge, stack, in_thread, monkeypatch
+):
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    await bridge.create_run("run", keep=0)
+    await bridge.publish_end("run")
+    epoch = (await bridge.get_run("run")).epoch
+    assert await in_thread(lambda: next(sweep(stack.database))) == Swept(runs=1)
+    await bridge.create_run("run")
+    assert (await bridge.get_run("run")).epoch > epoch
 
 
 @on_a_database
