@@ -91,3 +91,26 @@ def test_another_incarnation_is_never_left_to_messages(followed):
     assert not look(followed, 11, key=2)
     followed.run = None
     assert not look(followed, 11)
+
+
+def test_the_tail_is_that_of_one_incarnation(followed):
+    followed.tail.append(events(11, 12))
+    followed.run = RUN._replace(head=12)
+    assert [batch.last for batch in followed.newest(1, 10)] == [12]
+    assert followed.newest(2, 10) is None
+    followed.run = None
+    assert followed.newest(1, 10) is None
+
+
+def test_what_the_tail_does_not_have_must_be_read(followed):
+    followed.run = RUN._replace(head=12)
+    assert followed.newest(1, 9) is None  # before it
+    assert followed.newest(1, 10) is None  # after it
+
+
+def test_only_a_newer_state_of_the_same_incarnation_has_what_is_missing(followed):
+    assert followed.is_behind(RUN._replace(head=11))
+    assert not followed.is_behind(RUN)
+    assert not followed.is_behind(RUN._replace(key=2, head=11))
+    followed.run = None
+    assert not followed.is_behind(RUN._replace(head=11))
