@@ -26,8 +26,8 @@ def check_gzip(**kwargs: Any) -> list[CheckMessage]:
             "On this version of Django, GZipMiddleware holds streamed responses back until its "
             "buffer is full. StreamBridge's own streams pass it by; those of views that build "
             "another streaming response from get_bridge() don't.",
-            "Return streambridge_app.serve.event_stream.event_stream_response(), use Django 6.1 or "
-            f"newer, or silence this with SILENCED_SYSTEM_CHECKS = ['{TAG}.W004'].",
+            "Return streambridge_app.serve.event_stream_response(), use Django 6.1 or newer, or "
+            f"silence this with SILENCED_SYSTEM_CHECKS = ['{TAG}.W004'].",
         )
     ]
 

@@ -14,6 +14,7 @@ from .consumers import (
 from .converters import (
     RunIdConverter,
 )
+from .event_stream import event_stream_response
 from .views import (
     stream,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "RunConsumer",
     "RunIdConverter",
     "RunsConsumer",
+    "event_stream_response",
     "stream",
     "views",
 ]

@@ -95,7 +95,16 @@ async def end(worker: subprocess.Popen[str]) -> tuple[int, list[tuple[int, bool 
     Returns:
         How many it has published, and the numbers that raised since, with what was said of them.
     """
-    output, _ = await asyncio.to_thread(worker.communicate, timeout=60 * TIMEOUT_SCALE)
+
+    def rest() -> str:
+        assert worker.stdin
+        assert worker.stdout
+        with worker:  # not communicate(): readline() may have taken more than a line
+            worker.stdin.close()
+            return str(worker.stdout.read())
+
+    async with asyncio.timeout(60 * TIMEOUT_SCALE):
+        output = await asyncio.to_thread(rest)
     assert worker.returncode == 0
     *failed, published = [json.loads(line) for line in output.splitlines()]
     return published, [tuple(error) for error in failed]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import uuid
 
 import pytest
@@ -11,9 +12,12 @@ from django.db import connections
 
 from streambridge_app import get_bridge
 from streambridge_app.exceptions import RunNotFound
+from streambridge_app.follow import poller
+from streambridge_app.log import retention
 from streambridge_app.models import Event, Run
+from streambridge_app.wake import repeats
 from tests.conftest import MEMORY
-from tests.contract.clients import client, data, deadline, publish, replay, seqs
+from tests.contract.clients import NEVER, client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
 from tests.services import async_wait_until, spawn
 
@@ -74,6 +78,37 @@ async def test_attached_clients_are_let_go_with_an_end(bridge):
         await bridge.cleanup("run")
         assert await live.rest() == []
         assert await other.rest() == []
+
+
+@pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
+async def test_attached_clients_are_told_after_the_deletion(bridge_with, monkeypatch):
+    """By a message that comes once: who looked before would find the run, and never look again."""
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    delete_all = retention.delete_all
+
+    def delete_later(key, using):
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(30)
+        return delete_all(key, using)
+
+    monkeypatch.setattr(retention, "delete_all", delete_later)
+    monkeypatch.setattr(poller, "ACTIVE_SECONDS", 0)
+    monkeypatch.setattr(repeats, "REPEAT_AFTER", NEVER)
+    async with bridge_with(POLL_INTERVAL=NEVER) as bridge:
+        await bridge.create_run("run")
+        async with client(bridge, "run", heartbeat=0.1) as live:
+            await live.attached()
+            cleaning = asyncio.ensure_future(bridge.cleanup("run"))
+            try:
+                async with deadline():
+                    await begun.wait()
+                for _ in range(3):
+                    await live.attached()
+            finally:
+                go_on.set()
+                await cleaning
+            assert await live.rest() == []
 
 
 async def test_a_client_whose_run_is_deleted_under_its_reading_is_told_of_the_gap(stack, settings):
@@ -182,6 +217,9 @@ django.setup()
 from django.conf import settings
 settings.STREAMBRIDGE = {settings!r}
 from streambridge_app import get_bridge
+from streambridge_app.follow import poller
+from streambridge_app.log import retention
+from streambridge_app.wake import repeats
 
 async def main():
     bridge = get_bridge()

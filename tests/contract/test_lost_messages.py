@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from streambridge_app.backends.channel_layer import ChannelLayerBridge
 from streambridge_app.follow import poller
 from streambridge_app.wake import repeats
+from tests.conftest import CHANNEL_LAYER, Stack
 from tests.contract.clients import client, data
 from tests.contract.conftest import LAYER_STACKS
 from tests.proxy import PostgresProxy
@@ -20,6 +21,18 @@ NEVER = 3600.0
 LOSING = {"pubsub": "LosingPubSubLayer", "core": "LosingCoreLayer"}
 
 on_layers = pytest.mark.parametrize("stack", LAYER_STACKS, indirect=True)
+on_layers_and_databases = pytest.mark.parametrize(
+    "stack",
+    [
+        *LAYER_STACKS,
+        pytest.param(
+            Stack(CHANNEL_LAYER, "pubsub"),
+            id="pubsub-sqlite",
+            marks=pytest.mark.django_db(transaction=True),
+        ),
+    ],
+    indirect=True,
+)
 on_our_wire = pytest.mark.parametrize("stack", LAYER_STACKS[:1], indirect=True)
 
 
@@ -49,15 +62,17 @@ def use_redis(settings, stack, url):
     }
 
 
+def is_told(bridge):
+    return bridge._hub()._membership.has_joined("run")
+
+
 @contextlib.asynccontextmanager
 async def told(bridge):
     """A client that messages reach."""
     await bridge.create_run("run")
     async with client(bridge, "run", heartbeat=0.1) as one:
         await one.attached()
-        await async_wait_until(
-            lambda: bridge._hub()._membership.has_joined("run"), 10, "it to join"
-        )
+        await async_wait_until(lambda: is_told(bridge), 10, "it to join")
         yield one
 
 
@@ -85,6 +100,64 @@ async def test_a_deletion_of_which_the_message_is_lost(losing, bridge_with):
         losing.lose_next = True
         await bridge.cleanup("run")
         assert await one.rest() == []
+
+
+@pytest.fixture
+def loses(losing, monkeypatch):
+    """Wait until the one message of something that is said once is lost."""
+    monkeypatch.setattr(repeats, "REPEAT_AFTER", NEVER)
+
+    async def wait(saying):
+        losing.lose_next = True
+        await saying
+        await async_wait_until(lambda: not losing.lose_next, 10, "its message to be lost")
+
+    return wait
+
+
+@on_layers_and_databases
+async def test_events_of_which_nothing_is_ever_said_are_found_by_looking(loses, bridge_with):
+    async with bridge_with(POLL_INTERVAL=0.2) as bridge, told(bridge) as one:
+        for number in range(1, 4):
+            await loses(bridge.publish("run", "number", number))
+            assert data(await one.take(1)) == [number]
+            assert is_told(bridge)
+
+
+@on_layers_and_databases
+async def test_an_end_of_which_nothing_is_ever_said_is_found_by_looking(loses, bridge_with):
+    async with bridge_with(POLL_INTERVAL=0.2) as bridge, told(bridge) as one:
+        await loses(bridge.publish_end("run", error="failed"))
+        (error,) = await one.rest()
+    assert error.data["message"] == "failed"
+
+
+@on_layers_and_databases
+async def test_a_deletion_of_which_nothing_is_ever_said_is_found_by_looking(loses, bridge_with):
+    async with bridge_with(POLL_INTERVAL=0.2) as bridge, told(bridge) as one:
+        await loses(bridge.cleanup("run"))
+        await loses(bridge.publish("run", "of another incarnation", 1))
+        assert await one.rest() == []
+
+
+@on_layers
+async def test_a_lost_deletion_is_betrayed_by_the_next_incarnation(loses, bridge_with):
+    async with bridge_with(POLL_INTERVAL=NEVER) as bridge, told(bridge) as one:
+        await loses(bridge.cleanup("run"))
+        await bridge.publish("run", "of another incarnation", 1)
+        assert await one.rest() == []
+
+
+@on_layers
+async def test_a_client_that_comes_before_its_run_is_told_of_its_first_event(loses, bridge_with):
+    async with (
+        bridge_with(POLL_INTERVAL=NEVER) as bridge,
+        client(bridge, "run", heartbeat=0.1) as one,
+    ):
+        await one.attached()
+        await async_wait_until(lambda: is_told(bridge), 10, "it to join")
+        await bridge.publish("run", "number", 1)
+        assert data(await one.take(1)) == [1]
 
 
 @on_layers

@@ -4,6 +4,8 @@ import asyncio
 import re
 import time
 
+import pytest
+
 from streambridge_app.backends import memory
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 
@@ -101,3 +103,45 @@ async def test_epochs_grow_though_the_clock_is_set_back(bridge, monkeypatch):
     await bridge.create_run("run")
     third = (await bridge.get_run("run")).epoch
     assert first < second < third
+
+
+async def _open_a_handle(bridge):
+    async with bridge.producer("run"):
+        pass
+
+
+WAYS_TO_BEGIN = {
+    "publish": lambda bridge: bridge.publish("run", "number", 1),
+    "publish with a key": lambda bridge: bridge.publish("run", "number", 1, key="one"),
+    "publish_end": lambda bridge: bridge.publish_end("run"),
+    "create_run": lambda bridge: bridge.create_run("run"),
+    "producer": _open_a_handle,
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_BEGIN)
+async def test_epochs_grow_though_the_clock_stands_still(bridge, monkeypatch, way):
+    """Incarnations of one millisecond, however each begins."""
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    epochs = []
+    for _ in range(3):
+        await WAYS_TO_BEGIN[way](bridge)
+        epochs.append((await bridge.get_run("run")).epoch)
+        await bridge.cleanup("run")
+    assert epochs[0] == now // 1_000_000
+    assert epochs == sorted(set(epochs))
+
+
+async def test_epochs_grow_though_an_older_run_is_deleted_in_between(bridge, monkeypatch):
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    await bridge.publish("older", "number", 1)
+    monkeypatch.setattr(time, "time_ns", lambda: now + 60_000_000_000)
+    await bridge.publish("run", "number", 1)
+    epoch = (await bridge.get_run("run")).epoch
+    await bridge.cleanup("run")
+    await bridge.cleanup("older")
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    await bridge.publish("run", "number", 1)
+    assert (await bridge.get_run("run")).epoch > epoch

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import itertools
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -28,6 +31,7 @@ def _no_grace(stack, settings, monkeypatch):
     settings.STREAMBRIDGE = {**settings.STREAMBRIDGE, "RETRY_SECONDS": 0.01}
 
 
+on_postgresql = pytest.mark.parametrize("stack", DATABASE_STACKS[1:2], indirect=True)
 on_a_database = pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
 
 
@@ -276,6 +280,20 @@ async def test_a_deletion_that_another_has_begun_is_left_to_it_for_a_while(
 
 
 @on_a_database
+async def test_an_id_whose_run_is_being_deleted_is_free_for_a_larger_epoch(
+    bridge, stack, in_thread, monkeypatch
+):
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    await bridge.create_run("run", keep=0)
+    await bridge.publish_end("run")
+    epoch = (await bridge.get_run("run")).epoch
+    assert await in_thread(lambda: next(sweep(stack.database))) == Swept(runs=1)
+    await bridge.create_run("run")
+    assert (await bridge.get_run("run")).epoch > epoch
+
+
+@on_a_database
 async def test_a_sweeper_without_a_server_ends_lost_runs(bridge, stack, in_thread):
     await bridge.create_run("run", lease=0.01)
     await async_wait_until(
@@ -311,7 +329,7 @@ async def test_a_limit_may_be_as_large_as_a_number(bridge, swept):
     assert await swept() == Swept()
 
 
-@pytest.mark.parametrize("stack", DATABASE_STACKS[1:2], indirect=True)
+@on_postgresql
 async def test_a_run_that_somebody_holds_stops_no_sweep(bridge, stack, swept, monkeypatch):
     monkeypatch.setattr(retention, "LOCK_PATIENCE", 50)
     for run_id in ("held", "free"):
@@ -339,6 +357,167 @@ async def test_a_run_that_somebody_holds_stops_no_sweep(bridge, stack, swept, mo
         release.set()
         await holding
         assert await swept() == Swept(trimmed=2, runs=1)
+
+
+@pytest.fixture
+def held(stack, in_thread):
+    """Hold a run locked in a block by an open transaction, with changes that it makes."""
+
+    @contextlib.asynccontextmanager
+    async def hold(run_id, **changes):
+        atomic = transaction.atomic(using=stack.database)
+        runs = Run.objects.using(stack.database).filter(run_id=run_id)
+
+        def begin():
+            atomic.__enter__()
+            assert len(runs.select_for_update()) == 1
+            if changes:
+                runs.update(**changes)
+
+        await in_thread(begin)
+        try:
+            yield
+        finally:
+            await in_thread(atomic.__exit__, None, None, None)
+
+    return hold
+
+
+@pytest.fixture
+def waiting(stack, in_thread):
+    """Return how many wait for locks."""
+
+    def find():
+        with connections[stack.database].cursor() as cursor:
+            cursor.execute("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
+            return cursor.fetchone()[0]
+
+    return lambda: in_thread(find)
+
+
+def _in_a_thread(function):
+    def call():
+        try:
+            return function()
+        finally:
+            connections.close_all()
+
+    return asyncio.ensure_future(asyncio.to_thread(call))
+
+
+@pytest.fixture
+def one_after_the_other(waiting, held, monkeypatch):
+    """Call functions in threads, each when the one before waits for a run that is held locked."""
+    monkeypatch.setattr(retention, "LOCK_PATIENCE", 30_000)
+
+    async def call(*functions, **changes):
+        calls = []
+        try:
+            async with held("run", **changes):
+                for number, function in enumerate(functions, 1):
+                    calls.append(_in_a_thread(function))
+                    await async_wait_until(
+                        lambda number=number: _is(waiting(), number), 10, "it to wait"
+                    )
+        finally:
+            async with deadline():
+                done = await asyncio.gather(*calls)
+        return done
+
+    return call
+
+
+@on_postgresql
+@pytest.mark.parametrize(
+    "others", [("trim to 2", "trim to 6"), ("trim to 6", "trim to 2")], ids=" and ".join
+)
+@pytest.mark.parametrize("batch", [1_000, 3])
+async def test_trims_at_once_never_move_the_floor_back(
+    bridge, sync_bridge, stack, one_after_the_other, monkeypatch, others, batch
+):
+    def sweep_to_4():
+        return sum(step.trimmed for step in sweep(stack.database))
+
+    monkeypatch.setattr(retention, "TRIM_BATCH", batch)
+    await bridge.create_run("run", max_events=4)
+    await publish(bridge, "run", 10)
+    ways = {
+        "trim to 2": lambda: sync_bridge.trim("run", keep=2),
+        "trim to 6": lambda: sync_bridge.trim("run", keep=6),
+    }
+    deleted = await one_after_the_other(*(ways[name] for name in others), sweep_to_4)
+    assert sum(deleted) == 8
+    assert await _earliest(bridge) == 9
+    assert await Event.objects.using(stack.database).acount() == 2
+
+
+@on_postgresql
+@pytest.mark.parametrize("first", ["trim", "sweep"])
+@pytest.mark.parametrize("statement", ["DELETE", "UPDATE"])
+async def test_a_trim_keeps_others_off_from_its_first_look_to_its_end(
+    bridge, sync_bridge, stack, waiting, first, statement
+):
+    async def is_over_or_waits():
+        return second.done() or await waiting()
+
+    def stop(execute, sql, *args):
+        if sql.startswith(statement):
+            loop.call_soon_threadsafe(stopped.set)
+            assert go_on.wait(30)
+        return execute(sql, *args)
+
+    def delete_4():
+        with connections[stack.database].execute_wrapper(stop):
+            if first == "trim":
+                return sync_bridge.trim("run", keep=6)
+            return sum(step.trimmed for step in sweep(stack.database))
+
+    await bridge.create_run("run", max_events=6)
+    await publish(bridge, "run", 10)
+    stopped, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    deleting = _in_a_thread(delete_4)
+    try:
+        async with deadline():
+            await stopped.wait()
+        second = _in_a_thread(lambda: sync_bridge.trim("run", keep=2))
+        await async_wait_until(is_over_or_waits, 10, "the second to come to the lock")
+    finally:
+        go_on.set()
+        await deleting
+    assert (await deleting, await second) == (4, 4)
+    assert await _earliest(bridge) == 9
+
+
+@on_postgresql
+@pytest.mark.parametrize(
+    "others", [*itertools.product(("a sweep", "a cleanup"), repeat=2)], ids=" and ".join
+)
+async def test_of_two_deletions_at_once_one_does_it(bridge, stack, one_after_the_other, others):
+    await bridge.create_run("run", keep=0)
+    await publish(bridge, "run", 3)
+    await bridge.publish_end("run")
+    key = (await Run.objects.using(stack.database).aget()).pk
+    ways = {
+        "a sweep": lambda: list(sweep(stack.database)),
+        "a cleanup": lambda: [Swept(events=n) for n in retention.delete(key, stack.database)],
+    }
+    first, second = await one_after_the_other(*(ways[name] for name in others))
+    assert sum(step.events for step in first) == 3
+    assert second == []
+
+
+@on_postgresql
+async def test_a_run_that_is_to_be_kept_at_the_last_moment_is_kept(
+    bridge, stack, one_after_the_other
+):
+    await bridge.create_run("run", keep=0)
+    await publish(bridge, "run", 3)
+    await bridge.publish_end("run")
+    assert await one_after_the_other(
+        lambda: list(sweep(stack.database)), keep=datetime.timedelta(days=1)
+    ) == [[]]
+    assert seqs(await replay(bridge, "run")) == [1, 2, 3]
 
 
 async def _is(found, expected):

@@ -111,6 +111,7 @@ async def test_trim_keeps_the_newest_and_says_how_many_it_deleted(bridge, sync_b
     assert await bridge.trim("run", keep=7) == 3
     assert await in_thread(sync_bridge.trim, "run", keep=5) == 2
     assert await bridge.trim("run", keep=5) == 0
+    assert await bridge.trim("run", keep=7) == 0  # nothing comes back
     state = await bridge.get_run("run")
     assert (state.earliest, state.head) == (6, 10)
 

@@ -9,9 +9,12 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
 
+from streambridge_app import get_sync_bridge
 from streambridge_app.exceptions import InsideTransaction, RunEnded, RunNotFound
+from streambridge_app.follow import poller
 from streambridge_app.publish import callers
-from tests.contract.clients import client, data, deadline, publish, replay, seqs
+from streambridge_app.wake import repeats
+from tests.contract.clients import NEVER, client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
 
 pytestmark = pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
@@ -50,9 +53,9 @@ async def test_events_of_a_transaction_that_is_rolled_back_never_appear(
     def work():
         sync_bridge.publish("run", "number", 1)
         with pytest.raises(Undo), transaction.atomic(using=using):  # noqa: PT012 - all of it
-            sync_bridge.publish("run", "undone", 2)
+            sync_bridge.publish("run", "undone", "undone")
             sync_bridge.publish_end("run")
-            sync_bridge.publish("other", "undone", 1)
+            sync_bridge.publish("other", "undone", "undone")
             raise Undo
         sync_bridge.publish("run", "number", 2)
         sync_bridge.publish_end("run")
@@ -72,7 +75,7 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_events_with_it(
         with transaction.atomic(using=using):
             sync_bridge.publish("run", "number", 1)
             with pytest.raises(Undo), transaction.atomic(using=using):  # noqa: PT012 - all of it
-                sync_bridge.publish("run", "undone", 2)
+                sync_bridge.publish("run", "undone", "undone")
                 raise Undo
             sync_bridge.publish("run", "number", 2)
 
@@ -80,6 +83,107 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_events_with_it(
         await in_thread(work)
         events = await live.take(2)
     assert data(events) == seqs(events) == [1, 2]
+
+
+def _undo_block(using, write, hold):
+    with contextlib.suppress(Undo), transaction.atomic(using=using):
+        write()
+        hold()
+        raise Undo
+
+
+def _undo_savepoint(using, write, hold):
+    with transaction.atomic(using=using):
+        _undo_block(using, write, hold)
+
+
+def _undo_around_savepoint(using, write, hold):
+    def write_inside():
+        with transaction.atomic(using=using):
+            write()
+
+    _undo_block(using, write_inside, hold)
+
+
+def _undo_by_hand(using, write, hold):
+    transaction.set_autocommit(False, using=using)
+    try:
+        write()
+        hold()
+    finally:
+        transaction.rollback(using=using)
+        transaction.set_autocommit(True, using=using)
+
+
+UNDOING = {
+    "a block": _undo_block,
+    "a savepoint": _undo_savepoint,
+    "a block around a savepoint": _undo_around_savepoint,
+    "a manual transaction": _undo_by_hand,
+}
+UNDONE = {
+    "an event": lambda bridge: bridge.publish("run", "undone", "undone"),
+    "an event with a key": lambda bridge: bridge.publish("run", "undone", "undone", key="k"),
+    "an end": lambda bridge: bridge.publish_end("run"),
+}
+
+
+@pytest.mark.parametrize("undone", UNDONE)
+@pytest.mark.parametrize("undoing", UNDOING)
+async def test_a_live_client_never_sees_what_is_rolled_back(
+    bridge, sync_bridge, in_thread, using, undoing, undone
+):
+    """What follows it has its number: a client that took the one would not take the other."""
+    written, looked = asyncio.Event(), Event()
+    loop = asyncio.get_running_loop()
+
+    def hold():
+        loop.call_soon_threadsafe(written.set)
+        assert looked.wait(30)
+
+    def write():
+        UNDONE[undone](sync_bridge)
+
+    await bridge.publish("run", "number", 1)
+    async with client(bridge, "run", heartbeat=0.05) as live:
+        assert data(await live.take(1)) == [1]
+        await live.attached()
+        working = asyncio.ensure_future(in_thread(UNDOING[undoing], using, write, hold))
+        try:
+            async with deadline():
+                await written.wait()
+            for _ in range(3):
+                await live.attached()
+        finally:
+            looked.set()
+            await working
+        await in_thread(sync_bridge.publish, "run", "number", 2)
+        await in_thread(sync_bridge.publish_end, "run")
+        events = await live.rest()
+    assert data(events) == seqs(events) == [2]
+
+
+async def test_clients_are_told_of_a_transaction_at_its_commit(
+    bridge_with, in_thread, using, monkeypatch
+):
+    """By a message: nobody looks at the log, and nothing is said twice."""
+    monkeypatch.setattr(poller, "ACTIVE_SECONDS", 0)
+    monkeypatch.setattr(repeats, "REPEAT_AFTER", NEVER)
+
+    def work():
+        sync_bridge = get_sync_bridge()
+        with transaction.atomic(using=using):
+            sync_bridge.publish("run", "number", 1)
+            with transaction.atomic(using=using):
+                sync_bridge.publish("run", "number", 2, key="two")
+            sync_bridge.publish_end("run")
+
+    async with bridge_with(POLL_INTERVAL=NEVER) as bridge:
+        await bridge.create_run("run")
+        async with client(bridge, "run", heartbeat=0.1) as live:
+            await live.attached()
+            await in_thread(work)
+            assert data(await live.rest()) == [1, 2]
 
 
 async def test_everything_in_a_transaction_sees_what_came_before_in_it(
@@ -312,7 +416,7 @@ async def test_a_manual_transaction_that_is_rolled_back_leaves_nothing(
             transaction.commit(using=using)
             sync_bridge.create_run("other")
             with transaction.atomic(using=using):
-                sync_bridge.publish("run", "undone", 2)
+                sync_bridge.publish("run", "undone", "undone")
             sync_bridge.publish_end("run")
             transaction.rollback(using=using)
             sync_bridge.publish("run", "number", 2)

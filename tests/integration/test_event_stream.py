@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
-from django.db import connection, transaction
+from django.contrib.auth.models import Group
+from django.db import connection, connections, transaction
 
 from streambridge_app.asgi import open_streams as streams
 from streambridge_app.serve.event_stream import (
@@ -250,16 +251,57 @@ async def test_executor_that_was_handed_in_stays() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_connections_close_except_inside_a_transaction() -> None:
+async def test_connections_of_the_request_close() -> None:
     async with ThreadSensitiveContext():
         await sync_to_async(lambda: connection.ensure_connection())()
         await close_request_connections()
         assert await sync_to_async(lambda: connection.connection)() is None
 
-        block = transaction.atomic()
-        await sync_to_async(block.__enter__)()
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+@pytest.mark.parametrize(
+    ("busy", "idle"),
+    [("default", "postgres"), ("postgres", "default")],
+    ids=["default", "postgres"],
+)
+async def test_transaction_that_is_open_goes_on_beside_connections_that_close(
+    busy: str, idle: str
+) -> None:
+    def begin() -> None:
+        block.__enter__()
+        Group.objects.using(busy).create(name="before")
+        connections[idle].ensure_connection()
+
+    def go_on() -> None:
+        closed.append(connections[idle].connection is None)
+        with transaction.atomic(using=busy):
+            Group.objects.using(busy).create(name="after")
+        block.__exit__(None, None, None)
+
+    def names() -> set[str]:
+        return set(Group.objects.using(busy).values_list("name", flat=True))
+
+    closed: list[bool] = []
+    async with ThreadSensitiveContext():
+        block = transaction.atomic(using=busy)
+        await sync_to_async(begin)()
+        await close_request_connections()
+        await sync_to_async(go_on)()
+        assert closed == [True]
+        await close_request_connections()
+        assert await sync_to_async(lambda: connections[busy].connection)() is None
+    assert await sync_to_async(names)() == {"before", "after"}
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_connections_of_a_thread_that_others_use_stay_open() -> None:
+    async def use_it() -> None:
+        await sync_to_async(lambda: connection.ensure_connection())()
         await close_request_connections()
         assert await sync_to_async(lambda: connection.connection)() is not None
-        await sync_to_async(block.__exit__)(None, None, None)
-        await close_request_connections()
-        assert await sync_to_async(lambda: connection.connection)() is None
+        await sync_to_async(connections.close_all)()
+
+    await use_it()
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        async with ThreadSensitiveContext(executor=executor):
+            await use_it()

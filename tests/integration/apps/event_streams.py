@@ -18,7 +18,6 @@ from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from django.urls import path
 
 from streambridge_app.asgi import flow_control
-from streambridge_app.serve.event_stream import event_stream_response
 
 GZIP = ["django.middleware.gzip.GZipMiddleware"] if "EVENT_STREAMS_GZIP" in os.environ else []
 
@@ -55,6 +54,8 @@ settings.configure(
     ],
 )
 django.setup()
+
+from streambridge_app.serve import event_stream_response  # noqa: E402 - the apps are ready now
 
 state = {"open": 0, "sent": 0, "cancelled": 0, "closed": 0}
 
