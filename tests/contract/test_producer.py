@@ -1,6 +1,7 @@
 """The producer handle, async and sync: it pipelines, flushes, ends the run, and never lies."""
 
 import asyncio
+import math
 import threading
 import time
 
@@ -11,7 +12,7 @@ from streambridge_app.exceptions import RunEnded
 from streambridge_app.log import exactly_once
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
-from tests.services import TIMEOUT_SCALE, async_wait_until
+from tests.services import async_wait_until
 
 
 async def test_leaving_the_block_ends_the_run_with_success(bridge):
@@ -128,14 +129,13 @@ async def test_without_a_flush_an_event_is_on_its_way_in_twenty_milliseconds(bri
     async with client(bridge, "run") as live, bridge.producer("run") as run:
         await run.publish("number", 0)
         await live.take(1)
-        delays = []
-        for number in range(10):
-            started = time.monotonic()
-            await run.publish("number", number)
-            await live.take(1)
-            delays.append(time.monotonic() - started)
-    # The fastest of them, since this machine may be busy with something else now and then.
-    assert min(delays) < 0.02 * max(1, TIMEOUT_SCALE)
+        delay = math.inf
+        async with deadline(30):  # for one that is, since this machine may be busy
+            while delay >= 0.02:
+                started = time.monotonic()
+                await run.publish("number", 1)
+                await live.take(1)
+                delay = time.monotonic() - started
 
 
 async def test_publishing_to_an_ended_run_surfaces(bridge):

@@ -11,7 +11,7 @@ from streambridge_app import END_SENTINEL, get_bridge
 from streambridge_app.wake import announcer, groups
 from tests.contract.clients import client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
-from tests.services import TIMEOUT_SCALE, spawn
+from tests.services import spawn
 
 LAYERS = "tests.contract.layers"
 UNRELIABLE = {
@@ -107,7 +107,7 @@ async def test_with_a_broken_layer_publishing_succeeds_and_clients_poll(broken):
         await broken.publish_end("run")
         assert await early.rest() == []
         assert data(await replay(broken, "run")) == list(range(1, 101))
-    assert took < 5 * TIMEOUT_SCALE  # 50 ms each: no call to the layer is waited for
+    assert took < 5  # 50 ms each: no call to the layer is waited for
 
 
 async def test_with_a_broken_layer_the_last_event_is_found_though_nothing_follows_it(broken):
@@ -124,9 +124,12 @@ async def test_with_a_broken_layer_the_second_client_does_not_wait_for_it(broken
         await replay(broken, "run")  # the first may find out that the layer is down
         async with client(broken, "other", heartbeat=0.1) as other:
             await other.attached()
-            started = time.monotonic()
-            await replay(broken, "run")
-    assert time.monotonic() - started < 0.9 * TIMEOUT_SCALE
+            taken = []
+            for _ in range(5):
+                started = time.monotonic()
+                await replay(broken, "run")
+                taken.append(time.monotonic() - started)
+    assert min(taken) < 0.9  # the deadline of a client that waits for its group is 1 second
 
 
 WORKER = """

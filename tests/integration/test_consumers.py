@@ -496,13 +496,13 @@ async def test_socket_that_follows_a_run_is_not_idle(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.STREAMBRIDGE = SIMPLE | {"HEARTBEAT_INTERVAL": 0.1}
-    monkeypatch.setattr(module, "IDLE_SOCKET_SECONDS", 0.2)
+    monkeypatch.setattr(module, "IDLE_SOCKET_SECONDS", 1)
     async with socket() as client:
         await client.subscribe()
-        assert {frame["type"] for frame in await client.frames(5)} == {"heartbeat"}
+        assert {frame["type"] for frame in await client.frames(15)} == {"heartbeat"}
         await client.subscribe("another")
         await client.say(type="unsubscribe", run="another")
-        assert {frame["type"] for frame in await client.frames(5)} == {"heartbeat", "unsubscribed"}
+        assert {frame["type"] for frame in await client.frames(15)} == {"heartbeat", "unsubscribed"}
         await client.say(type="unsubscribe", run=RUN)
         while (await client.frame())["type"] == "heartbeat":
             pass
