@@ -96,9 +96,12 @@ async def test_attached_clients_are_told_after_the_deletion(bridge_with, monkeyp
     monkeypatch.setattr(poller, "ACTIVE_SECONDS", 0)
     monkeypatch.setattr(repeats, "REPEAT_AFTER", NEVER)
     async with bridge_with(POLL_INTERVAL=NEVER) as bridge:
-        await bridge.create_run("run")
+        await publish(bridge, "run", 1)
         async with client(bridge, "run", heartbeat=0.1) as live:
-            await live.attached()
+            assert data(await live.take(1)) == [1]
+            await async_wait_until(
+                lambda: bridge._hub()._membership.has_joined("run"), 10, "it to join"
+            )
             cleaning = asyncio.ensure_future(bridge.cleanup("run"))
             try:
                 async with deadline():

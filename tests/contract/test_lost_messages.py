@@ -135,6 +135,8 @@ async def test_an_end_of_which_nothing_is_ever_said_is_found_by_looking(loses, b
 @on_layers_and_databases
 async def test_a_deletion_of_which_nothing_is_ever_said_is_found_by_looking(loses, bridge_with):
     async with bridge_with(POLL_INTERVAL=0.2) as bridge, told(bridge) as one:
+        await bridge.publish("run", "number", 1)
+        assert data(await one.take(1)) == [1]  # it knows which incarnation it follows
         await loses(bridge.cleanup("run"))
         await loses(bridge.publish("run", "of another incarnation", 1))
         assert await one.rest() == []
@@ -143,6 +145,8 @@ async def test_a_deletion_of_which_nothing_is_ever_said_is_found_by_looking(lose
 @on_layers
 async def test_a_lost_deletion_is_betrayed_by_the_next_incarnation(loses, bridge_with):
     async with bridge_with(POLL_INTERVAL=NEVER) as bridge, told(bridge) as one:
+        await bridge.publish("run", "number", 1)
+        assert data(await one.take(1)) == [1]  # it knows which incarnation it follows
         await loses(bridge.cleanup("run"))
         await bridge.publish("run", "of another incarnation", 1)
         assert await one.rest() == []

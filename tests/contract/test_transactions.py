@@ -16,6 +16,7 @@ from streambridge_app.publish import callers
 from streambridge_app.wake import repeats
 from tests.contract.clients import NEVER, client, data, deadline, publish, replay, seqs
 from tests.contract.conftest import DATABASE_STACKS
+from tests.services import async_wait_until
 
 pytestmark = pytest.mark.parametrize("stack", DATABASE_STACKS, indirect=True)
 
@@ -182,6 +183,9 @@ async def test_clients_are_told_of_a_transaction_at_its_commit(
         await bridge.create_run("run")
         async with client(bridge, "run", heartbeat=0.1) as live:
             await live.attached()
+            await async_wait_until(
+                lambda: bridge._hub()._membership.has_joined("run"), 10, "it to join"
+            )
             await in_thread(work)
             assert data(await live.rest()) == [1, 2]
 
