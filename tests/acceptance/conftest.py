@@ -87,5 +87,7 @@ def environment(database: str, request: pytest.FixtureRequest) -> dict[str, str]
 def deployment(
     request: pytest.FixtureRequest, environment: dict[str, str], database: str
 ) -> Iterator[Deployment]:
-    with AsgiServer(request.param, env=environment) as server:
+    # A busy machine's client may take its time to answer Daphne's pings.
+    args = ["--ping-timeout", "120"] if request.param == "daphne" else []
+    with AsgiServer(request.param, env=environment, args=args) as server:
         yield Deployment(server, database, environment)

@@ -363,7 +363,7 @@ def test_application_that_cannot_be_imported(in_sqlite: Deployment) -> None:
     report = in_sqlite.examine()
     assert report.exit == 1
     assert report.of("fail") == ["settings", "server"]
-    assert report.of("skipped") == ["flow control", "routes", "round trip", "requests"]
+    assert report.of("skipped") == ["flow control", "garbage", "routes", "round trip", "requests"]
     assert "streambridge.E110" in report.problem("settings")[0]
     assert "No module named 'nowhere'" in report.problem("server")[0]
 
