@@ -13,10 +13,10 @@ import datetime
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar, Unpack
 
 from channels.layers import get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
@@ -30,6 +30,7 @@ from ..contract import (
     Cursor,
     Item,
     RunId,
+    RunOptions,
     RunState,
     check_delay,
     check_event_name,
@@ -122,31 +123,10 @@ class ChannelLayerBridge(DatabaseBridge):
         self._hubs_lock = threading.Lock()
         self._local_hub_loop: asyncio.AbstractEventLoop | None = None
 
-    async def create_run(
-        self,
-        run_id: RunId | None = None,
-        *,
-        owner: Any = None,
-        metadata: Mapping[str, Any] | None = None,
-        lease: float | None = None,
-        cancel_after: float | None = None,
-        max_events: int | None = None,
-        max_bytes: int | None = None,
-        keep: float | None = None,
-    ) -> str:
-        new = new_run(
-            run_id,
-            owner,
-            metadata,
-            self.max_event_bytes,
-            lease=lease,
-            cancel_after=cancel_after,
-            max_events=max_events,
-            max_bytes=max_bytes,
-            keep=keep,
-        )
-        await self._writing(self._readers.submit, log.create, new.run_id, self.using, *new[1:])
-        return new.run_id
+    async def create_run(self, run_id: RunId | None = None, **options: Unpack[RunOptions]) -> str:
+        run_id, new = new_run(run_id, options, self.max_event_bytes)
+        await self._writing(self._readers.submit, log.create, run_id, new, self.using)
+        return run_id
 
     async def get_run(self, run_id: RunId) -> RunState:
         return await self._repeatable(log.state, check_run_id(run_id), self.using)

@@ -18,10 +18,10 @@ import contextvars
 import queue
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final, ParamSpec, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
@@ -39,6 +39,7 @@ from ..contract import (
     RunHead,
     RunId,
     Runner,
+    RunOptions,
     RunState,
     StreamBridge,
     SyncProducer,
@@ -150,31 +151,10 @@ class InTransactionBridge(StreamBridge):
         self._handles: weakref.WeakSet[_Producer] = weakref.WeakSet()
         self._wakers: set[Callable[[], None]] = set()
 
-    async def create_run(
-        self,
-        run_id: RunId | None = None,
-        *,
-        owner: Any = None,
-        metadata: Mapping[str, Any] | None = None,
-        lease: float | None = None,
-        cancel_after: float | None = None,
-        max_events: int | None = None,
-        max_bytes: int | None = None,
-        keep: float | None = None,
-    ) -> str:
-        new = new_run(
-            run_id,
-            owner,
-            metadata,
-            self._max_event_bytes,
-            lease=lease,
-            cancel_after=cancel_after,
-            max_events=max_events,
-            max_bytes=max_bytes,
-            keep=keep,
-        )
-        await self._write(log.create, new.run_id, self.using, *new[1:])
-        return new.run_id
+    async def create_run(self, run_id: RunId | None = None, **options: Unpack[RunOptions]) -> str:
+        run_id, new = new_run(run_id, options, self._max_event_bytes)
+        await self._write(log.create, run_id, new, self.using)
+        return run_id
 
     async def get_run(self, run_id: RunId) -> RunState:
         return await self.read(log.state, check_run_id(run_id), self.using)

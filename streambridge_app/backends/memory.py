@@ -19,9 +19,9 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final, Self, Unpack
 
 from ..conf import streambridge_settings
 from ..contract import (
@@ -30,9 +30,11 @@ from ..contract import (
     Batch,
     Cursor,
     Item,
+    NewRun,
     Producer,
     RunHead,
     RunId,
+    RunOptions,
     RunState,
     StreamBridge,
     check_delay,
@@ -168,35 +170,14 @@ class MemoryBridge(StreamBridge):
         self._wakers: dict[str, set[Callable[[], None]]] = {}
         self._signals = SignalThread()
 
-    async def create_run(
-        self,
-        run_id: RunId | None = None,
-        *,
-        owner: Any = None,
-        metadata: Mapping[str, Any] | None = None,
-        lease: float | None = None,
-        cancel_after: float | None = None,
-        max_events: int | None = None,
-        max_bytes: int | None = None,
-        keep: float | None = None,
-    ) -> str:
-        new = new_run(
-            run_id,
-            owner,
-            metadata,
-            self._max_event_bytes,
-            lease=lease,
-            cancel_after=cancel_after,
-            max_events=max_events,
-            max_bytes=max_bytes,
-            keep=keep,
-        )
+    async def create_run(self, run_id: RunId | None = None, **options: Unpack[RunOptions]) -> str:
+        run_id, new = new_run(run_id, options, self._max_event_bytes)
         with self._lock:
-            if self._find(new.run_id) is not None:
-                raise run_exists(new.run_id)
-            self._create(*new)
-        self._wake(new.run_id)
-        return new.run_id
+            if self._find(run_id) is not None:
+                raise run_exists(run_id)
+            self._create(run_id, new)
+        self._wake(run_id)
+        return run_id
 
     async def get_run(self, run_id: RunId) -> RunState:
         run_id = check_run_id(run_id)
@@ -329,7 +310,7 @@ class MemoryBridge(StreamBridge):
     def claim(self, handle: _Producer, take_over: bool) -> tuple[int, int]:
         """Hold a run for an open handle; return its epoch and generation."""
         with self._lock:
-            run = self._find(handle.run_id) or self._create(handle.run_id)
+            run = self._find(handle.run_id) or self._create(handle.run_id, NewRun())
             if run.status != RUNNING:
                 raise run_ended(handle.run_id)
             run.generation += take_over
@@ -367,33 +348,24 @@ class MemoryBridge(StreamBridge):
             self._wake(run_id)
         self._signals.close()
 
-    def _create(
-        self,
-        run_id: str,
-        owner_id: Any = None,
-        metadata_json: str = "{}",
-        lease_ms: int | None = None,
-        cancel_after_ms: int | None = None,
-        max_events: int | None = None,
-        max_bytes: int | None = None,
-        keep: datetime.timedelta | None = None,
-    ) -> _Run:
+    def _create(self, run_id: str, new: NewRun) -> _Run:
         settings = streambridge_settings
         epoch = max(time.time_ns() // 1_000_000, self._highest_epoch + 1)
         self._highest_epoch = epoch
-        run = self._runs[run_id] = _Run(next(self._keys), epoch, owner_id, metadata_json)
-        if lease_ms is not None:
-            run.lease = lease_ms / 1000
+        run = _Run(next(self._keys), epoch, new.owner_id, new.metadata_json)
+        self._runs[run_id] = run
+        if new.lease_ms is not None:
+            run.lease = new.lease_ms / 1000
             run.start_lease()
-        if cancel_after_ms is not None:
-            run.cancel_after = cancel_after_ms / 1000
-        run.max_events = settings.MAX_RUN_EVENTS if max_events is None else max_events
-        run.max_bytes = settings.MAX_RUN_BYTES if max_bytes is None else max_bytes
+        if new.cancel_after_ms is not None:
+            run.cancel_after = new.cancel_after_ms / 1000
+        run.max_events = settings.MAX_RUN_EVENTS if new.max_events is None else new.max_events
+        run.max_bytes = settings.MAX_RUN_BYTES if new.max_bytes is None else new.max_bytes
         seconds = settings.KEEP_SECONDS
-        if owner_id is None and settings.KEEP_UNOWNED_SECONDS is not None:
+        if new.owner_id is None and settings.KEEP_UNOWNED_SECONDS is not None:
             seconds = settings.KEEP_UNOWNED_SECONDS
-        if keep is not None:
-            seconds = keep.total_seconds()
+        if new.keep is not None:
+            seconds = new.keep.total_seconds()
         run.keep = math.inf if seconds is None else seconds
         return run
 
@@ -444,7 +416,7 @@ class MemoryBridge(StreamBridge):
                 self.check_generation(run_id, epoch, generation)
             run = self._find(run_id)
             if run is None and epoch is None:
-                run = self._create(run_id)
+                run = self._create(run_id, NewRun())
             if run is None or epoch not in (None, run.epoch):
                 raise run_ended(run_id)
             if key in run.keys:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar, Unpack
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -22,6 +22,7 @@ from .. import log
 from ..contract import (
     SUCCESS,
     RunId,
+    RunOptions,
     RunState,
     SyncProducer,
     SyncStreamBridge,
@@ -93,32 +94,11 @@ class TransactionalBridge(SyncStreamBridge):
         except (LogUnavailable, RunNotFound) as error:
             raise with_hint(error, connections[self._using]) from error.__cause__
 
-    def create_run(
-        self,
-        run_id: RunId | None = None,
-        *,
-        owner: Any = None,
-        metadata: Mapping[str, Any] | None = None,
-        lease: float | None = None,
-        cancel_after: float | None = None,
-        max_events: int | None = None,
-        max_bytes: int | None = None,
-        keep: float | None = None,
-    ) -> str:
+    def create_run(self, run_id: RunId | None = None, **options: Unpack[RunOptions]) -> str:
         refuse_event_loop("create_run")
-        new = new_run(
-            run_id,
-            owner,
-            metadata,
-            self._bridge.max_event_bytes,
-            lease=lease,
-            cancel_after=cancel_after,
-            max_events=max_events,
-            max_bytes=max_bytes,
-            keep=keep,
-        )
-        self._on_log(log.create, new.run_id, self._using, *new[1:])
-        return new.run_id
+        run_id, new = new_run(run_id, options, self._bridge.max_event_bytes)
+        self._on_log(log.create, run_id, new, self._using)
+        return run_id
 
     def get_run(self, run_id: RunId) -> RunState:
         refuse_event_loop("get_run")

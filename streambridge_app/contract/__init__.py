@@ -48,6 +48,8 @@ from .items import (
     Item,
 )
 from .lifecycle import (
+    NewRun,
+    RunOptions,
     new_end,
     new_loss,
     new_run,
@@ -99,9 +101,11 @@ __all__ = [
     "Heartbeat",
     "Holder",
     "Item",
+    "NewRun",
     "Producer",
     "RunHead",
     "RunId",
+    "RunOptions",
     "RunState",
     "Runner",
     "StreamBridge",

@@ -13,9 +13,9 @@ import asyncio
 import contextlib
 import datetime
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from ..exceptions import (
     CancelRequested,
@@ -34,6 +34,7 @@ from .batch import Batch
 from .cursor import Cursor
 from .events import END_SENTINEL, HEARTBEAT_SENTINEL, GapEvent, RunId, StreamEvent, check_run_id
 from .items import End, Gap, Heartbeat, Item
+from .lifecycle import RunOptions
 from .runs import CANCELLED, ERROR, SUCCESS, RunState
 from .unreadable import Unreadable
 
@@ -56,43 +57,19 @@ class StreamBridge(abc.ABC):
     """Whether it was closed; a backend says so as the first thing that :meth:`close` does."""
 
     @abc.abstractmethod
-    async def create_run(
-        self,
-        run_id: RunId | None = None,
-        *,
-        owner: Any = None,
-        metadata: Mapping[str, Any] | None = None,
-        lease: float | None = None,
-        cancel_after: float | None = None,
-        max_events: int | None = None,
-        max_bytes: int | None = None,
-        keep: float | None = None,
-    ) -> str:
+    async def create_run(self, run_id: RunId | None = None, **options: Unpack[RunOptions]) -> str:
         """
         Create a run and return its id.
 
         Args:
             run_id: up to 200 characters without control characters, or a UUID; a new one if None.
-            owner: a user (or the primary key of one) who may read and cancel the run.
-            metadata: a JSON object of the caller's, shown with the run's state.
-            lease: seconds after which the run ends as lost if nobody publishes to it or opens a
-                handle, as when its worker never starts; None: it waits for ever.
-            cancel_after: seconds for which its last client must be gone before the run is asked
-                to cancel, a few more than it says; None: it runs without clients. Before its
-                first client, it does anyway.
-            max_events: newest events to keep; None: what the setting ``MAX_RUN_EVENTS`` says.
-                Older ones are deleted in the background; a cursor into them gets a gap.
-            max_bytes: the same in bytes of data (``MAX_RUN_BYTES``). The newest event is kept
-                whatever its size.
-            keep: seconds from its end to its deletion; None: ``KEEP_SECONDS``, or
-                ``KEEP_UNOWNED_SECONDS`` for a run without an owner.
+            options: what is said of the run; each is documented, with its default and its errors,
+                by :class:`streambridge_app.RunOptions`.
 
         Raises:
             InvalidRunId: the id can't name a run.
-            ValueError: a lease or ``cancel_after`` that is not more than 0, a limit below 1, a
-                negative ``keep``, or an owner that was never saved.
+            TypeError, ValueError, InvalidEvent: an unknown option, or what ``RunOptions`` refuses.
             RunExists: a run has this id.
-            InvalidEvent: JSON can't express the metadata, or it is over the size limit.
             LogUnavailable: the log can't be reached.
         """
 

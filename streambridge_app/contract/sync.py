@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack
 
 from ..exceptions import InsideEventLoop, InsideTransaction, RunNotFound
 from ..runtime import background
@@ -22,6 +22,7 @@ from .bridge import Producer, StreamBridge, named
 from .cursor import Cursor
 from .events import RunId, StreamEvent
 from .items import Item
+from .lifecycle import RunOptions
 from .runs import SUCCESS, RunState
 
 T = TypeVar("T")
@@ -55,32 +56,14 @@ class SyncStreamBridge:
         """Return what runs the coroutines of one generator, one after the other."""
         return self._run
 
-    def create_run(
-        self,
-        run_id: RunId | None = None,
-        *,
-        owner: Any = None,
-        metadata: Mapping[str, Any] | None = None,
-        lease: float | None = None,
-        cancel_after: float | None = None,
-        max_events: int | None = None,
-        max_bytes: int | None = None,
-        keep: float | None = None,
-    ) -> str:
-        """Create a run and return its id: see :meth:`StreamBridge.create_run`."""
+    def create_run(self, run_id: RunId | None = None, **options: Unpack[RunOptions]) -> str:
+        """
+        Create a run and return its id: see :meth:`StreamBridge.create_run`.
+
+        Its options are documented by :class:`streambridge_app.RunOptions`.
+        """
         refuse_event_loop("create_run")
-        return self._run(
-            self._bridge.create_run(
-                run_id,
-                owner=owner,
-                metadata=metadata,
-                lease=lease,
-                cancel_after=cancel_after,
-                max_events=max_events,
-                max_bytes=max_bytes,
-                keep=keep,
-            )
-        )
+        return self._run(self._bridge.create_run(run_id, **options))
 
     def get_run(self, run_id: RunId) -> RunState:
         """Return the state of a run: see :meth:`StreamBridge.get_run`."""

@@ -7,6 +7,7 @@ takes the run over from the one before.
 
 from __future__ import annotations
 
+import datetime
 import functools
 import inspect
 import logging
@@ -14,16 +15,27 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from celery import shared_task, states
 from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Ignore, Reject, Retry
 
-from ..contract import SyncProducer
+from ..contract import RunOptions, SyncProducer
 from ..exceptions import CancelRequested, ProducerFenced, RunEnded, cancel_requested
 from ..registry import get_sync_bridge
-from .enqueue import START_SECONDS, end_if_refused, enqueue, seconds_until
+from .enqueue import end_if_refused, enqueue, seconds_until
 
 logger = logging.getLogger("streambridge")
 _open_run: ContextVar[SyncProducer] = ContextVar("streambridge_open_run")
@@ -105,6 +117,37 @@ if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
 
 
+class StreamOptions(RunOptions, total=False):
+    """
+    What :func:`stream` can be told: of the run, and what Celery documents of ``apply_async``.
+
+    What else a broker or an ``apply_async`` of your own takes, type checkers accept with
+    ``task.s(…).set(…)``.
+    """
+
+    countdown: float | None
+    eta: datetime.datetime | None
+    expires: float | datetime.datetime | None
+    queue: Any
+    exchange: Any
+    routing_key: str | None
+    priority: int | None
+    headers: Mapping[str, Any] | None
+    link: Any
+    link_error: Any
+    shadow: str | None
+    time_limit: float | None
+    soft_time_limit: float | None
+    ignore_result: bool
+    add_to_parent: bool
+    serializer: str | None
+    compression: str | None
+    retry: bool
+    retry_policy: Mapping[str, Any] | None
+    connection: Any
+    producer: Any
+
+
 @overload
 def streamed_task(
     function: Callable[Concatenate[Any, SyncProducer, P], R],
@@ -152,15 +195,7 @@ def stream(
     task: StreamedTask[..., Any] | _Signature,
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
-    *,
-    owner: Any = None,
-    metadata: Mapping[str, Any] | None = None,
-    lease: float | None = START_SECONDS,
-    cancel_after: float | None = None,
-    max_events: int | None = None,
-    max_bytes: int | None = None,
-    keep: float | None = None,
-    **options: Any,
+    **options: Unpack[StreamOptions],
 ) -> str:
     """
     Create a run, send its task, and return the id of both.
@@ -172,31 +207,23 @@ def stream(
         task: a streamed task; or its signature, ``task.s(…)``, whose arguments type checkers can
             check against the function's.
         args, kwargs: what it is called with, after the handle; not with a signature.
-        owner, metadata, cancel_after, max_events, max_bytes, keep: as for ``create_run``.
-        lease: seconds in which a worker has to start the task once it is due, or the run is
-            lost; None: no matter when.
-        options: those of Celery's ``apply_async``: ``queue``, ``countdown`` …
+        options: as for ``create_run``: see :class:`streambridge_app.RunOptions`. Here the lease
+            counts from when the task is due, and is a day if it is left out. All others are for
+            Celery's ``apply_async``: ``queue``, ``countdown`` …
 
     Raises:
         InsideTransaction: in a manual transaction, of whose commit nobody hears.
         What ``create_run`` raises; what Celery raises when the broker can't be reached, after
         which the run has ended ``error``.
     """
+    sending: dict[str, Any] = {**options}
+    said = {name: sending.pop(name) for name in RunOptions.__annotations__ if name in sending}
 
     def send(run_id: str) -> None:
-        task.apply_async(list(args), dict(kwargs or {}), task_id=run_id, **options)
+        task.apply_async(list(args), dict(kwargs or {}), task_id=run_id, **sending)
 
-    return enqueue(
-        send,
-        owner=owner,
-        metadata=metadata,
-        lease=lease,
-        cancel_after=cancel_after,
-        max_events=max_events,
-        max_bytes=max_bytes,
-        keep=keep,
-        wait=seconds_until(options.get("countdown") or options.get("eta")),
-    )
+    wait = seconds_until(options.get("countdown") or options.get("eta"))
+    return enqueue(send, wait, cast("RunOptions", said))
 
 
 def _without_run(function: Callable[..., Any], *, bound: bool) -> Callable[..., Any]:

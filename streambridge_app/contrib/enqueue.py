@@ -6,11 +6,12 @@ import contextlib
 import datetime
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Final, Unpack
 
 from django.db import connections
 
 from ..conf import streambridge_settings
+from ..contract import RunOptions
 from ..exceptions import InsideTransaction
 from ..registry import get_bridge, get_sync_bridge
 from ..runtime import after_commits, background, is_manual, may_block_others
@@ -19,13 +20,7 @@ START_SECONDS: Final = 86_400.0
 """Seconds after it is due in which a task has to start by default: longer than any queue's wait."""
 
 
-def enqueue(
-    send: Callable[[str], object],
-    *,
-    lease: float | None,
-    wait: float,
-    **options: Any,
-) -> str:
+def enqueue(send: Callable[[str], object], wait: float, options: RunOptions) -> str:
     """
     Create a run, send its task, and return the run's id.
 
@@ -35,14 +30,14 @@ def enqueue(
 
     Args:
         send: called with the run's id.
-        lease: seconds in which the task has to start once it is due; None: no matter when.
         wait: seconds until it is due.
-        options: as for :meth:`StreamBridge.create_run`.
+        options: as for :meth:`StreamBridge.create_run`; the lease counts from when it is due.
 
     Raises:
         InsideTransaction: in a manual transaction, of whose commit nobody hears.
         What ``create_run`` and ``send`` raise.
     """
+    lease = options.get("lease", START_SECONDS)
     if lease is not None:
         lease += wait
     create: Callable[..., str] = get_sync_bridge().create_run
@@ -55,14 +50,14 @@ def enqueue(
                 "autocommit on."
             )
         create = _create_committed
-    run_id = create(lease=lease, **options)
+    run_id = create(None, **{**options, "lease": lease})
     after_commits(partial(_send, send, run_id))
     return run_id
 
 
-def _create_committed(**options: Any) -> str:
+def _create_committed(run_id: None, **options: Unpack[RunOptions]) -> str:
     """Create a run on a connection of its own, which commits."""
-    return background.run(get_bridge().create_run(**options))
+    return background.run(get_bridge().create_run(run_id, **options))
 
 
 def _send(send: Callable[[str], object], run_id: str) -> None:

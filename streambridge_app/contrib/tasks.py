@@ -11,14 +11,14 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
 import django
 
-from ..contract import Producer, SyncProducer
+from ..contract import Producer, RunOptions, SyncProducer
 from ..exceptions import cancel_requested
 from ..registry import get_bridge, get_sync_bridge
-from .enqueue import START_SECONDS, end_if_refused, enqueue, seconds_until
+from .enqueue import end_if_refused, enqueue, seconds_until
 
 try:
     from django.tasks import task
@@ -87,14 +87,7 @@ def stream(
     task: Task[Concatenate[str, ...], Any],
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
-    *,
-    owner: Any = None,
-    metadata: Mapping[str, Any] | None = None,
-    lease: float | None = START_SECONDS,
-    cancel_after: float | None = None,
-    max_events: int | None = None,
-    max_bytes: int | None = None,
-    keep: float | None = None,
+    **options: Unpack[RunOptions],
 ) -> str:
     """
     Create a run, enqueue its task, and return the run's id.
@@ -105,9 +98,8 @@ def stream(
     Args:
         task: a streamed task; ``task.using(…)`` gives it a queue, a priority, a time.
         args, kwargs: what it is called with, after the handle.
-        owner, metadata, cancel_after, max_events, max_bytes, keep: as for ``create_run``.
-        lease: seconds in which a worker has to start the task once it is due, or the run is
-            lost; None: no matter when.
+        options: as for ``create_run``: see :class:`streambridge_app.RunOptions`. Here the lease
+            counts from when the task is due, and is a day if it is left out.
 
     Raises:
         InsideTransaction: in a manual transaction, of whose commit nobody hears.
@@ -116,14 +108,8 @@ def stream(
     """
     return enqueue(
         lambda run_id: task.enqueue(run_id, *args, **(kwargs or {})),
-        owner=owner,
-        metadata=metadata,
-        lease=lease,
-        cancel_after=cancel_after,
-        max_events=max_events,
-        max_bytes=max_bytes,
-        keep=keep,
-        wait=seconds_until(task.run_after),
+        seconds_until(task.run_after),
+        options,
     )
 
 

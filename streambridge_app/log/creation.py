@@ -7,7 +7,6 @@ All functions are synchronous and work on the caller's connection to the databas
 from __future__ import annotations
 
 import contextlib
-import datetime
 import itertools
 import time
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from django.db.models import Subquery
 from django.utils import timezone
 
 from ..conf import streambridge_settings
-from ..contract import RUNNING
+from ..contract import RUNNING, NewRun
 from ..exceptions import RunExists, run_ended, run_exists
 from ..models import EpochFloor, Run
 from .leases import lease_clock
@@ -42,46 +41,32 @@ class Claim(NamedTuple):
     cancel_requested: bool
 
 
-def create(
-    run_id: str,
-    using: str,
-    owner_id: Any = None,
-    metadata_json: str = "{}",
-    lease_ms: int | None = None,
-    cancel_after_ms: int | None = None,
-    max_events: int | None = None,
-    max_bytes: int | None = None,
-    keep: datetime.timedelta | None = None,
-) -> None:
+def create(run_id: str, new: NewRun, using: str) -> None:
     """
     Insert a run, in a transaction of its own or as part of the caller's.
 
     Args:
         run_id: its id.
+        new: what is said of it.
         using: alias of the database.
-        owner_id: primary key of its owner.
-        metadata_json: a JSON object.
-        lease_ms: milliseconds after which the run is lost if nobody publishes; None: no lease.
-        cancel_after_ms: milliseconds without a client after which it is asked to cancel.
-        max_events, max_bytes: what to keep of it; None: what the settings say.
-        keep: how long to keep it after its end; None: as long as the settings say.
 
     Raises:
         RunExists: the id is taken.
     """
     with transaction.atomic(using=using):
         limit_waits(connections[using])
-        keys = _create([(run_id, owner_id, metadata_json)], using)
+        keys = _create([(run_id, new.owner_id, new.metadata_json)], using)
         if not keys:
             raise run_exists(run_id)
         created = Run.objects.using(using).filter(id=keys[0])
-        if lease_ms is not None:
-            created.update(lease_ms=lease_ms, lease_expires=lease_clock(using) + lease_ms)
+        if new.lease_ms is not None:
+            expires = lease_clock(using) + new.lease_ms
+            created.update(lease_ms=new.lease_ms, lease_expires=expires)
         chosen = {
-            "cancel_after_ms": cancel_after_ms,
-            "max_events": max_events,
-            "max_bytes": max_bytes,
-            "keep": keep,
+            "cancel_after_ms": new.cancel_after_ms,
+            "max_events": new.max_events,
+            "max_bytes": new.max_bytes,
+            "keep": new.keep,
         }
         if given := {name: value for name, value in chosen.items() if value is not None}:
             created.update(**given)
@@ -157,5 +142,5 @@ def claim(run_id: str, lease_ms: int | None, take_over: bool, using: str) -> Cla
             key, epoch, generation, cancel_requested_at = found[0]
             return Claim(key, epoch, generation, cancel_requested_at is not None)
         with contextlib.suppress(RunExists):  # it has ended, or was made just now
-            create(run_id, using, lease_ms=lease_ms)
+            create(run_id, NewRun(lease_ms=lease_ms), using)
     raise run_ended(run_id)

@@ -2,11 +2,18 @@
 
 import uuid
 from contextlib import aclosing
-from typing import assert_type
+from typing import Unpack, assert_type
 
 from django.tasks import TaskContext
 
-from streambridge_app import Producer, StreamEvent, SyncProducer, get_bridge, get_sync_bridge
+from streambridge_app import (
+    Producer,
+    RunOptions,
+    StreamEvent,
+    SyncProducer,
+    get_bridge,
+    get_sync_bridge,
+)
 from streambridge_app.access import make_run_token
 from streambridge_app.backends.memory import MemoryBridge
 from streambridge_app.contrib import celery, tasks
@@ -21,6 +28,10 @@ def with_handle(run: SyncProducer, number: int, *, name: str = "") -> int: ...  
 async def runs_are_named_by_text_and_by_uuids(run_id: uuid.UUID) -> None:
     bridge = get_bridge()
     assert_type(await bridge.create_run(run_id), str)
+    await bridge.create_run(owner=7, metadata={"a": 1}, lease=60, cancel_after=0.5, keep=None)
+    await bridge.create_run(max_event=7)  # refused
+    await bridge.create_run(max_events="7")  # refused
+    await MemoryBridge().create_run(max_event=7)  # refused
     await bridge.publish(run_id, "step")
     await bridge.publish(7, "step")  # refused
     async with aclosing(bridge.subscribe(run_id, last_event_id="now")) as events:
@@ -35,12 +46,24 @@ async def runs_are_named_by_text_and_by_uuids(run_id: uuid.UUID) -> None:
 def and_so_in_the_sync_api(run_id: uuid.UUID) -> None:
     bridge = get_sync_bridge()
     assert_type(bridge.create_run(run_id), str)
+    bridge.create_run(max_event=7)  # refused
+    bridge.create_run(metadata=[7])  # refused
     bridge.get_run(b"run")  # refused
     with bridge.producer(run_id) as run:
         run.publish("step", key="step-7")
         run.publish(7)  # refused
     for event in bridge.subscribe(run_id):
         assert_type(event, StreamEvent)
+
+
+def own_run(title: str, **options: Unpack[RunOptions]) -> str:
+    return get_sync_bridge().create_run(title, **options)
+
+
+def options_are_handed_on() -> None:
+    own_run("seven", owner=7, max_events=7)
+    own_run("seven", max_event=7)  # refused
+    own_run("seven", lease="long")  # refused
 
 
 @celery.streamed_task
@@ -76,10 +99,14 @@ def celery_tasks_are_streamed() -> None:
     assert_type(celery.stream(plain, [7], {"name": "seven"}, queue="slow"), str)
     celery.stream(plain.s(7, name="seven"), owner=1)
     celery.stream(bound.si(7), lease=None)
+    celery.stream(plain.s(7).set(MessageGroupId="seven"), countdown=5, max_events=7)
     celery.stream(plain.s("seven"))  # refused
     celery.stream(bound.si())  # refused
     celery.stream(with_handle, [7])  # refused
     celery.stream(plain, 7)  # refused
+    celery.stream(plain, [7], max_event=7)  # refused
+    celery.stream(plain, [7], max_events="many")  # refused
+    celery.stream(plain, [7], countdown="soon")  # refused
 
 
 @tasks.streamed_task
@@ -112,3 +139,4 @@ def django_tasks_are_streamed() -> None:
     tasks.stream(awaiting.using(priority=2), [7], keep=60)
     tasks.stream(with_handle, [7])  # refused
     tasks.stream(blocking, [7], max_events="many")  # refused
+    tasks.stream(blocking, [7], max_event=7)  # refused

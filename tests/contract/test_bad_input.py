@@ -187,6 +187,14 @@ async def test_the_size_limit_counts_bytes(stack, settings, in_thread):
     await bridge.close()
 
 
+async def test_an_unknown_option_of_a_run_is_named_and_makes_no_run(bridge, sync_bridge, in_thread):
+    for api, call in ((bridge, _now), (sync_bridge, in_thread)):
+        with pytest.raises(TypeError, match="no option 'max_event'; it has owner, metadata"):
+            await call(api.create_run, "run", max_event=1)
+    with pytest.raises(RunNotFound):
+        await bridge.get_run("run")
+
+
 async def test_a_negative_keep_is_refused(bridge):
     await publish(bridge, "run", 1)
     with pytest.raises(ValueError, match="keep must be 0 or more"):

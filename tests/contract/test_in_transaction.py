@@ -96,6 +96,12 @@ for _module in (
     globals().update(_of_the_contract(_module))
 
 
+def test_an_unknown_option_of_a_run_is_named(stack):
+    with pytest.raises(TypeError, match="no option 'max_event'"):
+        get_sync_bridge().create_run(max_event=1)
+    assert not Run.objects.exists()
+
+
 def test_sync_api_has_what_the_transaction_has(stack):
     bridge = get_sync_bridge()
     run_id = bridge.create_run(metadata={"title": "report"})

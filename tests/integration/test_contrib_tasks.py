@@ -133,6 +133,12 @@ else:
         assert run.status == "lost"
         assert error.data["error"] == "ProducerLost"
 
+    @pytest.mark.parametrize("wrong", [{"max_event": 1}, {"wait": 1}, {"run_id": "run"}])
+    def test_unknown_option_is_named_and_makes_no_run(wrong):
+        with pytest.raises(TypeError, match=f"'{next(iter(wrong))}'"):
+            stream(count, [3], **wrong)
+        assert not Run.objects.exists()
+
     @pytest.mark.parametrize(("days", "options"), [(1, {}), (3, {"run_after": 2})])
     def test_task_has_a_day_to_start_once_it_is_due(settings, days, options):
         settings.TASKS = {"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from django.db import connections, transaction
 from project.celery import app
 from streambridge_app import get_bridge, get_sync_bridge
 from streambridge_app.contract.sync import SyncProducer
-from streambridge_app.contrib.celery import stream, streamed_task
+from streambridge_app.contrib.celery import StreamedTask, stream, streamed_task
 from streambridge_app.exceptions import InsideTransaction
 from streambridge_app.models import Run
 from tests.contract.clients import data, replay
@@ -49,6 +50,21 @@ async def test_signature_brings_its_arguments() -> None:
     run_id = await _in_thread(stream, count.s(3))
     assert data(await replay(get_bridge(), run_id)) == [0, 1, 2]
     assert (await get_bridge().get_run(run_id)).status == "success"
+
+
+async def test_options_are_parted_between_the_run_and_celery() -> None:
+    class Asked(StreamedTask[..., None]):
+        def apply_async(self, *args: Any, **options: Any) -> Any:
+            asked.append(options)
+            return super().apply_async(*args, **options)
+
+    asked: list[dict[str, Any]] = []
+    counted = streamed_task(base=Asked, name="counted")(count.run.__wrapped__)
+    run_id = await _in_thread(
+        partial(stream, counted, [3], metadata={"a": 1}, queue="slow", customer=7)
+    )
+    assert asked == [{"task_id": run_id, "queue": "slow", "customer": 7}]
+    assert (await get_bridge().get_run(run_id)).metadata == {"a": 1}
 
 
 async def test_attempts_are_one_run() -> None:
