@@ -28,7 +28,7 @@ from benchmarks.systems.streambridge import StreamBridge
 EVENTS = 50_000
 FEWER = 10_000
 COMMIT_EVENTS = 512
-"""Of streambridge_app.publish.writer, which can't be imported without settings."""
+"""Of streambridge_app.publish.queue, which can't be imported without settings."""
 UNIT = "events/s"
 
 

@@ -11,7 +11,7 @@ class StreamBridgeConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from .log import retention
+        from .log import retention  # models can't be imported before
 
         checks.install()
         ownership.install()

@@ -20,7 +20,8 @@ from .bridge import StreamBridge
 HOLDERS: Final = {
     f"streambridge_app.{name}"
     for name in (
-        *("backends.memory", "log.threads", "signals"),
+        *("backends.memory", "signals"),
+        *("log.commit_times", "log.connections", "log.guard", "log.threads", "log.watch"),
         *("publish.handle", "publish.keeper", "publish.pipeline", "publish.writer"),
         *("wake.announcer", "wake.layer", "wake.redis"),
     )

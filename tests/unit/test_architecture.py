@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from streambridge_app import exceptions
+from streambridge_app.contract.closing import HOLDERS
 
 TESTS = Path(__file__).parent.parent
 PACKAGE = TESTS.parent / "streambridge_app"
@@ -269,6 +270,15 @@ def test_only_the_log_writes_the_tables():
             }:
                 writers.add((module, node.attr))
     assert writers == set()
+
+
+def test_modules_that_closing_waits_for_exist():
+    assert HOLDERS - {f"{PACKAGE.name}.{module}" for module in MODULES} == set()
+
+
+def test_the_page_of_the_design_has_the_same_layers():
+    page = (TESTS.parent / "docs/design.md").read_text()
+    assert " ".join(LAYERS.split()) in " ".join(page.split())
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -116,11 +116,12 @@ class Own(MemoryBridge):
         self.loops.append(asyncio.get_running_loop())
 
 
-def test_a_reset_in_the_middle_of_ours_does_not_wait_for_it(monkeypatch):
+@pytest.mark.parametrize("module", ["publish.writer", "log.guard", "log.commit_times"])
+def test_a_reset_in_the_middle_of_ours_does_not_wait_for_it(monkeypatch, module):
     old = get_bridge()
     release = threading.Event()
     monkeypatch.setattr(old, "shut", lambda: release.wait(20))
-    inside = {"__name__": "streambridge_app.publish.writer", "reset": registry.reset}
+    inside = {"__name__": f"streambridge_app.{module}", "reset": registry.reset}
     exec("def publish(): reset()", inside)  # noqa: S102 - a caller with that module's name
     inside["publish"]()
     assert get_bridge() is not old
