@@ -32,6 +32,12 @@ logger = logging.getLogger("streambridge")
 MOST_WAITING = 16
 """Messages of a WebSocket's client that wait for the application before Daphne reads no more."""
 
+CLOSE_SECONDS = 10.0
+"""Seconds in which a WebSocket's client may read the rest and answer the close frame.
+
+Daphne's WebSocket library gives it one, and then cuts the connection with what it has not read.
+"""
+
 YIELD_INTERVAL = 0.005
 """Seconds that an application which never suspends may keep written bytes from the socket."""
 
@@ -57,6 +63,8 @@ class Valve:
     async def send(self, message: Message) -> None:
         """Pass a message to Daphne, then wait until the transport wants more."""
         kind = message["type"]
+        if kind == "websocket.close":
+            self._protocol.closeHandshakeTimeout = CLOSE_SECONDS
         last = kind == "http.response.body" and not message.get("more_body", False)
         if last:
             # Twisted refuses to finish a request that still has a producer. After this message the

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -139,16 +140,36 @@ def test_http_client_that_goes_while_stalled_ends_the_application(server: AsgiSe
     wait_until(lambda: state(server)["ended"] == ended + 1, 10, "the application to end")
 
 
-def test_websocket_that_goes_while_stalled_ends_the_application(server: AsgiServer) -> None:
-    upgrade = (
-        f"GET {PATH} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+def upgrade(path: str) -> bytes:
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    )
+    ).encode()
+
+
+def test_websocket_that_goes_while_stalled_ends_the_application(server: AsgiServer) -> None:
     ended = state(server)["ended"]
     with socket.create_connection((HOST, server.port), timeout=20) as client:
-        client.sendall(upgrade.encode())
+        client.sendall(upgrade(PATH))
         wait_until_stalled(server)
     wait_until(lambda: state(server)["ended"] == ended + 1, 10, "the application to end")
+
+
+def test_websocket_client_that_reads_late_gets_all_before_the_end(server: AsgiServer) -> None:
+    ended = state(server)["ended"]
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.settimeout(20)
+        client.connect((HOST, server.port))
+        client.sendall(upgrade("/frames?count=1&size=1000000"))
+        wait_until(lambda: state(server)["ended"] == ended + 1, 10, "the application to end")
+        time.sleep(1.5)  # longer than Daphne's library lets a client read by itself
+        read = b""
+        while not read.endswith(b"\x88\x02\x03\xe8"):  # the close frame, with code 1000
+            piece = client.recv(1 << 20)
+            assert piece, "the connection ends before the close frame"
+            read += piece
+    assert len(read) > 1_000_000
 
 
 def test_connection_serves_the_next_request(server: AsgiServer) -> None:

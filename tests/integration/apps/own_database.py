@@ -160,7 +160,7 @@ def tasks() -> None:
     sent: list[str] = []
 
     def send() -> str:
-        return enqueue(sent.append, lease=None, wait=0)
+        return enqueue(sent.append, 0, {"lease": None})
 
     assert sent == [send()]
     sent.clear()
