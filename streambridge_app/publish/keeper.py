@@ -74,8 +74,10 @@ class Keeper:
     def close(self) -> None:
         """End the thread; the leases go on to their end."""
         self._closing.set()
-        if self._thread is not None:
-            self._thread.join()
+        with self._lock:  # another thread may be about to start it
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def _keep(self) -> None:
         connections[self._using] = own_connection(self._using)

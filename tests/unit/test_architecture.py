@@ -92,7 +92,6 @@ TESTED_BY = {
     "ownership": "integration/test_own_database.py",
     "publish.callers": "contract/test_transactions.py",
     "publish.handle": "contract/test_producer.py",
-    "publish.keeper": "contract/test_leases.py",
     "publish.pipeline": "contract/test_producer.py",
     "publish.queue": "integration/test_writer.py",
     "routing": "integration/test_consumers.py",
