@@ -79,7 +79,7 @@ def test_an_unknown_option_is_named():
 
 
 def test_help_tells_of_every_option():
-    documented = re.findall(r"^    (\w+): ", RunOptions.__doc__, re.MULTILINE)
+    documented = re.findall(r"^(\w+): ", inspect.getdoc(RunOptions), re.MULTILINE)
     assert documented == list(RunOptions.__annotations__)
     for bridge in (StreamBridge, ChannelLayerBridge, TransactionalBridge, MemoryBridge):
         assert "streambridge_app.RunOptions" in inspect.getdoc(bridge.create_run)
