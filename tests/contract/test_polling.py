@@ -187,7 +187,7 @@ async def test_of_many_runs_those_without_news_are_left_alone(many, monkeypatch)
     bridge, clients = many
     await bridge.publish("another", "number", 0)
     await bridge.publish("run-1", "number", 0)
-    assert data(await clients[1].take(1)) == [0]  # all may have been looked at once more
+    assert data(await clients[1].take(1)) == [0]
     asked = []
     heads = read.heads
 
@@ -201,7 +201,8 @@ async def test_of_many_runs_those_without_news_are_left_alone(many, monkeypatch)
         await bridge.publish("run-2", "number", number)
         assert data(await clients[2].take(1)) == [number]
     assert asked
-    assert set.union(*asked) <= {"run-1", "run-2"}
+    # All may have been looked at once more, by a look that had begun before.
+    assert len([runs for runs in asked if not runs <= {"run-1", "run-2"}]) <= 1
 
 
 @on_sqlite
